@@ -1,0 +1,1 @@
+"""Grids and files. Knows no ONNX, no HTTP, no jobs."""

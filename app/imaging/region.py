@@ -1,0 +1,1 @@
+"""Parts of a grid: the largest component of a mask, and the box around it with a margin in mm."""
