@@ -1,0 +1,1 @@
+"""HTTP: requests in, jobs and files out; errors become problems here and nowhere else."""

@@ -1,0 +1,1 @@
+"""The durable queue: the table is the truth. Knows no images."""
