@@ -1,0 +1,179 @@
+"""Random changes of a batch of slices in Hounsfield units, before the preprocessing: the order of serving.
+
+All draws come from torch's global generator, which `loop.py` seeds per step. Shapes: B slices, H rows, W columns.
+Padding and everything outside the field of view is air.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.synthesis import paint_lesions
+
+AIR_HU = -1024.0
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far a slice may be changed. Fractions of the slice, degrees, HU; a chance per slice for the optional ones."""
+
+    rotation_deg: float = 20.0
+    scale: tuple[float, float] = (0.7, 1.35)
+    aspect: float = 0.12
+    shift: float = 0.12
+    mirror: bool = False
+    elastic: float = 0.02
+    gain: float = 0.15
+    offset_hu: float = 15.0
+    liver_offset_hu: float = 18.0
+    noise_hu: float = 30.0
+    blur_pixels: float = 1.2
+    field_of_view: float = 0.1
+    arms: float = 0.1
+    coarse: float = 0.1
+    lesions: float = 0.25
+
+
+#: The four of the preprint: rotation, mirror that keeps the vertical axis, shrinking, shift. Nothing of the grey values.
+PAPER = Augmentation(
+    rotation_deg=15.0, scale=(0.8, 1.0), aspect=0.0, shift=0.1, mirror=True, elastic=0.0, gain=0.0, offset_hu=0.0,
+    liver_offset_hu=0.0, noise_hu=0.0, blur_pixels=0.0, field_of_view=0.0, arms=0.0, coarse=0.0, lesions=0.0,
+)  # fmt: skip
+NOTHING = Augmentation(
+    rotation_deg=0.0, scale=(1.0, 1.0), aspect=0.0, shift=0.0, mirror=False, elastic=0.0, gain=0.0, offset_hu=0.0,
+    liver_offset_hu=0.0, noise_hu=0.0, blur_pixels=0.0, field_of_view=0.0, arms=0.0, coarse=0.0, lesions=0.0,
+)  # fmt: skip
+
+
+def _symmetric(count: int, extent: float) -> Tensor:
+    return (torch.rand(count) * 2.0 - 1.0) * extent
+
+
+def _happens(count: int, chance: float) -> Tensor:
+    return (torch.rand(count) < chance).to(torch.float32).view(-1, 1, 1)
+
+
+def sampling_grid(count: int, size: tuple[int, int], how: Augmentation) -> Tensor:
+    """Where each output pixel is read from, (B, H, W, 2) in -1..1: affine, then a smooth elastic field."""
+    angle = _symmetric(count, math.radians(how.rotation_deg))
+    low, high = math.log(how.scale[0]), math.log(how.scale[1])
+    scale = torch.exp(torch.rand(count) * (high - low) + low)
+    aspect = torch.exp(_symmetric(count, how.aspect))
+    mirror = torch.ones(count)
+    if how.mirror:
+        mirror = torch.where(torch.rand(count) < 0.5, -1.0, 1.0)
+    across, down = mirror / (scale * aspect), aspect / scale
+    matrix = torch.stack(
+        (
+            torch.stack((angle.cos() * across, -angle.sin() * down, _symmetric(count, 2 * how.shift)), dim=1),
+            torch.stack((angle.sin() * across, angle.cos() * down, _symmetric(count, 2 * how.shift)), dim=1),
+        ),
+        dim=1,
+    )
+    grid = functional.affine_grid(matrix, [count, 1, *size], align_corners=False)
+    if how.elastic > 0.0:
+        coarse = torch.randn(count, 2, 6, 6) * how.elastic * torch.rand(count, 1, 1, 1)
+        grid = grid + functional.interpolate(coarse, size=size, mode="bicubic").permute(0, 2, 3, 1)
+    return grid
+
+
+def moved(hounsfield_BHW: Tensor, labels_BHW: Tensor, how: Augmentation) -> tuple[Tensor, Tensor]:
+    """Rotate, scale, shift and bend; labels (0, 1, 2) by majority through their two masks."""
+    grid = sampling_grid(len(hounsfield_BHW), (hounsfield_BHW.shape[1], hounsfield_BHW.shape[2]), how)
+    planes = torch.stack(
+        (hounsfield_BHW - AIR_HU, (labels_BHW >= 1).to(torch.float32), (labels_BHW == 2).to(torch.float32)), dim=1
+    )
+    planes = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    liver, lesion = planes[:, 1] > 0.5, planes[:, 2] > 0.5
+    return planes[:, 0] + AIR_HU, liver.to(torch.uint8) + (liver & lesion).to(torch.uint8)
+
+
+def blurred(image_BHW: Tensor, sigma_B: Tensor) -> Tensor:
+    """Gaussian blur with its own width, in pixels, for each slice; (B, H, W)."""
+    count = len(image_BHW)
+    offset = torch.arange(-4, 5, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (offset / sigma_B.clamp(min=1e-3)[:, None]) ** 2)
+    kernel = kernel / kernel.sum(dim=1, keepdim=True)
+    image = functional.pad(image_BHW[None], (4, 4, 4, 4), mode="replicate")
+    image = functional.conv2d(image, kernel.view(count, 1, 1, 9), groups=count)
+    return functional.conv2d(image, kernel.view(count, 1, 9, 1), groups=count)[0]
+
+
+def _with_arms(hounsfield: Tensor, how: Augmentation) -> Tensor:
+    """Soft-tissue ellipses with a bone in the air beside the trunk."""
+    count, rows, columns = hounsfield.shape
+    y = torch.linspace(-1, 1, rows).view(1, -1, 1)
+    x = torch.linspace(-1, 1, columns).view(1, 1, -1)
+    for side in (-1.0, 1.0):
+        centre_x = side * (0.8 + 0.2 * torch.rand(count, 1, 1))
+        centre_y = torch.rand(count, 1, 1) * 1.2 - 0.6
+        radius = 0.08 + 0.12 * torch.rand(count, 1, 1)
+        distance = torch.sqrt((x - centre_x) ** 2 + ((y - centre_y) * (0.6 + 0.6 * torch.rand(count, 1, 1))) ** 2) / radius
+        arm = torch.where(distance < 0.3, 400.0, torch.where(distance < 0.8, 55.0, -90.0))
+        visible = (distance < 1.0) & (hounsfield < -150.0) & (_happens(count, how.arms) > 0)
+        hounsfield = torch.where(visible, arm, hounsfield)
+    return hounsfield
+
+
+def _contrast(hounsfield: Tensor, labels: Tensor, how: Augmentation) -> Tensor:
+    """Gain and offset for all, and an offset of the liver alone: contrast phase and fat content. Air stays air."""
+    count = len(hounsfield)
+    tissue = (hounsfield > 0.0).to(torch.float32)
+    gain = torch.exp(_symmetric(count, how.gain)).view(-1, 1, 1)
+    offset = _symmetric(count, how.offset_hu).view(-1, 1, 1)
+    hounsfield = torch.where(hounsfield > 0.0, hounsfield * gain + offset, hounsfield)
+    if how.liver_offset_hu > 0.0:
+        liver = blurred((labels >= 1).to(torch.float32), torch.full((count,), 1.0))
+        change = torch.randn(count, 1, 1) * how.liver_offset_hu * _happens(count, 0.5)
+        hounsfield = hounsfield + change * liver * tissue
+    return hounsfield
+
+
+def _texture(hounsfield: Tensor, how: Augmentation) -> Tensor:
+    """Blur or coarse pixels first, then noise, partly correlated between neighbours as a reconstruction's is."""
+    count = len(hounsfield)
+    rows, columns = hounsfield.shape[1:]
+    if how.blur_pixels > 0.0:
+        hounsfield = blurred(hounsfield, torch.rand(count) * how.blur_pixels)
+    if how.coarse > 0.0:
+        small = functional.interpolate(hounsfield[:, None], size=(rows // 2, columns // 2), mode="area")
+        large = functional.interpolate(small, size=(rows, columns), mode="bilinear")[:, 0]
+        hounsfield = torch.where(_happens(count, how.coarse) > 0, large, hounsfield)
+    if how.noise_hu > 0.0:
+        noise = torch.randn_like(hounsfield)
+        noise = torch.where(_happens(count, 0.5) > 0, blurred(noise, torch.full((count,), 0.8)) * 2.5, noise)
+        strength = (torch.rand(count) ** 2 * how.noise_hu).view(-1, 1, 1)
+        hounsfield = hounsfield + noise * strength * (hounsfield > 0.0)
+    return hounsfield
+
+
+def _field_of_view(hounsfield: Tensor, how: Augmentation) -> Tensor:
+    """Air outside a circle, as a scanner with a small reconstruction circle leaves it."""
+    count, rows, columns = hounsfield.shape
+    y = torch.linspace(-1, 1, rows).view(1, -1, 1)
+    x = torch.linspace(-1, 1, columns).view(1, 1, -1)
+    outside = x**2 + y**2 > (0.75 + 0.35 * torch.rand(count, 1, 1)) ** 2
+    return torch.where(outside & (_happens(count, how.field_of_view) > 0), AIR_HU, hounsfield)
+
+
+def augmented(
+    hounsfield_BHW: Tensor, labels_BHW: Tensor, pixel_mm_B: Tensor, how: Augmentation
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A changed copy of the batch: HU float32, labels uint8, and where lesions were painted (bool), all (B, H, W)."""
+    hounsfield, labels = moved(hounsfield_BHW, labels_BHW, how)
+    painted = torch.zeros_like(labels, dtype=torch.bool)
+    if how.gain > 0.0 or how.offset_hu > 0.0:
+        hounsfield = _contrast(hounsfield, labels, how)
+    if how.lesions > 0.0:
+        hounsfield, labels, painted = paint_lesions(hounsfield, labels, pixel_mm_B, how.lesions)
+    if how.arms > 0.0:
+        hounsfield = _with_arms(hounsfield, how)
+    hounsfield = _texture(hounsfield, how)
+    if how.field_of_view > 0.0:
+        hounsfield = _field_of_view(hounsfield, how)
+    return hounsfield, labels, painted

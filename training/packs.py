@@ -1,0 +1,128 @@
+"""The prepared form of the cases: slices on one small grid in memory-mapped arrays, so that two cores stay busy.
+
+A pack is a folder with `hounsfield.npy` int16 (N, 256, 256), `labels.npy` uint8 and `index.json`, one entry per slice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from training.datasets import Case
+from training.preprocessing import resized
+
+PACK_SIZE = 256
+#: A region beyond the liver's own box, so that augmentation can move the crop, mm.
+LESION_MARGIN_MM = 20.0
+#: Slices of one phantom that are kept.
+PHANTOM_SLICES = 8
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where a slice of a pack comes from. `pixel_mm`: rows, columns; nominal where the source has lost it."""
+
+    case: str
+    patient: str
+    source: str
+    lesions_labelled: bool
+    pixel_mm: tuple[float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Pack:
+    """Slices ready for training: hounsfield int16 (N, H, W), labels uint8 (N, H, W), an entry each."""
+
+    hounsfield: npt.NDArray[np.int16]
+    labels: npt.NDArray[np.uint8]
+    entries: tuple[Entry, ...]
+
+    def chosen(self, keep: list[bool]) -> Pack:
+        """The slices for which `keep` is true, in memory."""
+        at = np.flatnonzero(keep)
+        return Pack(self.hounsfield[at], self.labels[at], tuple(self.entries[n] for n in at))
+
+
+def on_pack_grid(case: Case) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+    """The slices of a case at 256x256: grey values antialiased, a label where it covers half of the pixel."""
+    hounsfields, labels = [], []
+    size = (PACK_SIZE, PACK_SIZE)
+    for start in range(0, len(case.labels_kji), 16):
+        part = slice(start, start + 16)
+        hounsfield = torch.from_numpy(case.hounsfield_kji[part].astype(np.float32))[:, None]
+        truth = torch.from_numpy(case.labels_kji[part].copy())
+        covered = resized(torch.stack((truth >= 1, truth == 2), dim=1).to(torch.float32), size) > 0.5
+        hounsfields.append(resized(hounsfield.clamp(-1024, 3071), size)[:, 0].round().to(torch.int16).numpy())
+        labels.append((covered[:, 0].to(torch.uint8) + (covered[:, 1] & covered[:, 0]).to(torch.uint8)).numpy())
+    return np.concatenate(hounsfields), np.concatenate(labels)
+
+
+def liver_region(case: Case) -> Case | None:
+    """The case cut to the box around its liver, slices without liver left out; None where there is no liver."""
+    from app.imaging.region import bounding_box
+
+    liver = case.labels_kji >= 1
+    if not liver.any():
+        return None
+    box = bounding_box(liver, case.spacing_kji_mm, LESION_MARGIN_MM)
+    region = tuple(box)
+    with_liver = liver[region].any(axis=(1, 2))
+    return Case(
+        case.name, case.patient, case.source, case.hounsfield_kji[region][with_liver], case.labels_kji[region][with_liver],
+        case.spacing_kji_mm, case.lesions_labelled,
+    )  # fmt: skip
+
+
+def _thinned(case: Case) -> Case:
+    if case.source != "phantom" or len(case.labels_kji) <= PHANTOM_SLICES:
+        return case
+    at = np.linspace(0, len(case.labels_kji) - 1, PHANTOM_SLICES).round().astype(int)
+    return Case(
+        case.name, case.patient, case.source, case.hounsfield_kji[at], case.labels_kji[at],
+        case.spacing_kji_mm, case.lesions_labelled,
+    )  # fmt: skip
+
+
+def write_pack(folder: Path, cases: Iterable[Case], task: str) -> int:
+    """Write the slices of the cases for "liver" (whole slices) or "lesion" (liver regions); returns how many."""
+    hounsfields, labels, entries = [], [], []
+    for whole in cases:
+        case = liver_region(whole) if task == "lesion" else whole
+        if case is None:
+            continue
+        case = _thinned(case)
+        rows, columns = case.labels_kji.shape[1:]
+        pixel_mm = (case.spacing_kji_mm[1] * rows / PACK_SIZE, case.spacing_kji_mm[2] * columns / PACK_SIZE)
+        hounsfield, label = on_pack_grid(case)
+        hounsfields.append(hounsfield)
+        labels.append(label)
+        entries += [Entry(case.name, case.patient, case.source, case.lesions_labelled, pixel_mm)] * len(label)
+    folder.mkdir(parents=True, exist_ok=True)
+    if entries:
+        np.save(folder / "hounsfield.npy", np.concatenate(hounsfields))
+        np.save(folder / "labels.npy", np.concatenate(labels))
+        (folder / "index.json").write_text(json.dumps([asdict(entry) for entry in entries]))
+    return len(entries)
+
+
+def _folders(root: Path, task: str) -> Iterator[Path]:
+    yield from sorted(path.parent for path in (root / task).glob("*/index.json"))
+
+
+def read_packs(root: Path, task: str) -> Pack:
+    """All packs of a task under the cache root as one; raises FileNotFoundError before `prepare` has run."""
+    hounsfields, labels, entries = [], [], []
+    for folder in _folders(root, task):
+        hounsfields.append(np.load(folder / "hounsfield.npy", mmap_mode="r"))
+        labels.append(np.load(folder / "labels.npy", mmap_mode="r"))
+        stored = json.loads((folder / "index.json").read_text())
+        entries += [Entry(**{**entry, "pixel_mm": tuple(entry["pixel_mm"])}) for entry in stored]
+    if not entries:
+        raise FileNotFoundError(f"no prepared {task} slices under {root}: run `python -m training prepare` first")
+    return Pack(np.concatenate(hounsfields), np.concatenate(labels), tuple(entries))

@@ -1,0 +1,98 @@
+"""Hounsfield units → what a network sees. THE one place: training, evaluation and the exported graphs all call it.
+
+Shapes: B slices, C channels, H rows, W columns; h, w the working size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+LEVELS = 256
+
+
+def windowed(hounsfield_BHW: Tensor, lower_hu: float, upper_hu: float) -> Tensor:
+    """Clip to [lower, upper] HU and scale to 0..255, float32 (B, H, W).
+
+    Multiplied before it is divided: a rounded constant factor moves grey values through ties.
+    """
+    clipped = hounsfield_BHW.to(torch.float32).clamp(lower_hu, upper_hu)
+    return (clipped - lower_hu) * (LEVELS - 1.0) / (upper_hu - lower_hu)
+
+
+def equalised(grey_BHW: Tensor, inside_BHW: Tensor | None = None) -> Tensor:
+    """Histogram equalisation of each slice by the preprint's formula, 0..255 float32 (B, H, W).
+
+    `h(x) = round((cdf(x) - cdf_min) / (LW - cdf_min) * (S - 1))` with LW the pixels of the slice and S = 256 levels;
+    `cdf_min` is the cdf of the lowest level that occurs. With `inside` (bool) only those pixels are counted, and every
+    pixel is mapped through their histogram. A slice with one grey value, or with nothing inside, becomes zero.
+    Counts are float32: integer scatter was wrong on ONNX Runtime's CUDA provider; float32 is exact up to 2^24 pixels.
+    """
+    level_BN = grey_BHW.round().clamp(0.0, LEVELS - 1.0).to(torch.int64).flatten(1)
+    weight_BN = torch.ones_like(grey_BHW) if inside_BHW is None else inside_BHW.to(torch.float32)
+    weight_BN = weight_BN.flatten(1)
+    empty_BS = weight_BN.new_zeros((level_BN.shape[0], LEVELS))
+    cdf_BS = torch.cumsum(empty_BS.scatter_add(1, level_BN, weight_BN), dim=1)
+    total_B1 = cdf_BS[:, -1:]
+    lowest_B1 = torch.where(cdf_BS > 0.0, cdf_BS, total_B1).amin(dim=1, keepdim=True)
+    range_B1 = total_B1 - lowest_B1
+    mapped_BS = ((cdf_BS - lowest_B1).clamp(min=0.0) / range_B1.clamp(min=1.0) * (LEVELS - 1.0)).round()
+    mapped_BS = torch.where(range_B1 > 0.0, mapped_BS, torch.zeros_like(mapped_BS))
+    return mapped_BS.gather(1, level_BN).reshape(grey_BHW.shape)
+
+
+def resized(image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bilinear with antialiasing, float32 (B, C, h, w): right for shrinking as well as for growing."""
+    return functional.interpolate(image_BCHW, size=size, mode="bilinear", antialias=True, align_corners=False)
+
+
+class LiverInput(nn.Module):
+    """int16 HU (B, H, W) → float32 (B, 1, h, w) in about -1..1: window → equalise → resize, or resize before equalising.
+
+    `equalise_first=True` is the order of the paper recipe. Equalising after the resize makes the histogram that of the
+    working grid, so that pixel size and noise of the scan matter less.
+    """
+
+    channels = 1
+
+    def __init__(self, window_hu: tuple[float, float], size: int, *, equalise_first: bool) -> None:
+        super().__init__()
+        self.window_hu, self.size, self.equalise_first = window_hu, size, equalise_first
+
+    def forward(self, hounsfield_BHW: Tensor) -> Tensor:
+        grey_BHW = windowed(hounsfield_BHW, *self.window_hu)
+        size = (self.size, self.size)
+        if self.equalise_first:
+            grey_BChw = resized(equalised(grey_BHW)[:, None], size)
+        else:
+            grey_BChw = equalised(resized(grey_BHW[:, None], size)[:, 0])[:, None]
+        return grey_BChw / 127.5 - 1.0
+
+
+class LesionInput(nn.Module):
+    """int16 HU and liver bool, both (B, H, W) of the region → float32 (B, 3, h, w).
+
+    Channels: grey values equalised over the liver's own pixels (the preprint's step, where it matters), Hounsfield units
+    relative to the liver's mean in steps of 50 HU (equalisation alone turns the noise of a healthy liver into full
+    contrast), and the liver mask. Outside the liver the first two are zero.
+    """
+
+    channels = 3
+
+    def __init__(self, window_hu: tuple[float, float], size: int) -> None:
+        super().__init__()
+        self.window_hu, self.size = window_hu, size
+
+    def forward(self, hounsfield_BHW: Tensor, liver_BHW: Tensor) -> Tensor:
+        lower_hu, upper_hu = self.window_hu
+        size = (self.size, self.size)
+        grey_Bhw = resized(windowed(hounsfield_BHW, lower_hu, upper_hu)[:, None], size)[:, 0]
+        liver_Bhw = resized(liver_BHW.to(torch.float32)[:, None], size)[:, 0]
+        inside_Bhw = (liver_Bhw > 0.5).to(torch.float32)
+        contrast_Bhw = (equalised(grey_Bhw, inside_Bhw > 0.5) / 127.5 - 1.0) * inside_Bhw
+        count_B11 = inside_Bhw.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
+        mean_B11 = (grey_Bhw * inside_Bhw).sum(dim=(1, 2), keepdim=True) / count_B11
+        step = 50.0 * (LEVELS - 1.0) / (upper_hu - lower_hu)
+        relative_Bhw = ((grey_Bhw - mean_B11) / step).clamp(-3.0, 3.0) * inside_Bhw
+        return torch.stack((contrast_Bhw, relative_Bhw, liver_Bhw), dim=1)

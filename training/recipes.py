@@ -1,0 +1,82 @@
+"""Recipes: every number of a training in one frozen object. The command line only names one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from training.augmentation import NOTHING, PAPER, Augmentation
+from training.networks import Normalisation, Pooling
+
+Task = Literal["liver", "lesion"]
+Loss = Literal["cross entropy", "dice + cross entropy"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is fed, built and fitted.
+
+    `shares` says how much of a batch comes from each source; within a source every patient weighs the same.
+    `unlabelled_weight`: how much a pixel counts where lesions may hide unlabelled and none was painted.
+    """
+
+    name: str
+    task: Task
+    window_hu: tuple[float, float] = (0.0, 240.0)
+    size: int = 192
+    equalise_first: bool = False
+    width: int = 16
+    pooling: Pooling = "mixed"
+    normalisation: Normalisation = "batch"
+    dropout: float = 0.1
+    loss: Loss = "dice + cross entropy"
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    cosine: bool = True
+    average_decay: float = 0.995
+    batch: int = 16
+    steps: int = 3000
+    precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    shares: tuple[tuple[str, float], ...] = (("spread", 0.55), ("lits", 0.2), ("negative", 0.15), ("phantom", 0.1))
+    unlabelled_weight: float = 0.1
+    roi_margin_mm: float = 10.0
+    folds: int = 10
+    seed: int = 0
+    checkpoint_steps: int = 100
+
+
+def default(task: Task = "liver") -> Recipe:
+    """What is shipped. The window is what all sources share, so that their clipping cannot be learnt."""
+    if task == "liver":
+        return Recipe("default", "liver")
+    return Recipe(
+        "default", "lesion", window_hu=(-50.0, 240.0), steps=2400,
+        augmentation=Augmentation(
+            rotation_deg=25.0, scale=(0.75, 1.3), shift=0.06, mirror=True, liver_offset_hu=10.0, noise_hu=25.0,
+            field_of_view=0.0, arms=0.0, lesions=0.6,
+        ),
+        shares=(("spread", 0.4), ("lits", 0.5), ("phantom", 0.1)),
+    )  # fmt: skip
+
+
+def paper(task: Task = "liver") -> Recipe:
+    """The preprint row by row: 96x96, cross entropy, Adam 1e-5, batch 32, 20 epochs of its number of images, dropout 0.5."""
+    images = 30_600 if task == "liver" else 35_550
+    return Recipe(
+        "paper", task, window_hu=(-100.0, 300.0), size=96, equalise_first=True, width=64, normalisation="none",
+        dropout=0.5, loss="cross entropy", learning_rate=1e-5, weight_decay=0.0, cosine=False, average_decay=0.0, batch=32,
+        steps=20 * images // 32, precision="32-true", augmentation=PAPER, shares=(("lits", 1.0), ("spread", 1.0)),
+    )  # fmt: skip
+
+
+def smoke(task: Task = "liver") -> Recipe:
+    """Overfits one phantom within a minute; bit for bit the same loss on every run."""
+    return Recipe(
+        "smoke", task, size=64, width=8, dropout=0.0, batch=4, steps=60, learning_rate=5e-3, average_decay=0.0,
+        precision="32-true", augmentation=replace(NOTHING), shares=(("phantom", 1.0),), checkpoint_steps=20,
+    )  # fmt: skip
+
+
+RECIPES: dict[str, Callable[[Task], Recipe]] = {"default": default, "paper": paper, "smoke": smoke}
