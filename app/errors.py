@@ -25,14 +25,18 @@ Anything else that is raised is a bug. `app.api.problems` alone knows status cod
 
 
 class HepasegError(Exception):
-    """The base of all errors above; `code` is stable and meant for programs, the message for people."""
+    """The base of all errors above; `code` is stable and meant for programs, the message for people.
+
+    A class has its own code; one occurrence may carry a narrower one, such as "sheared_grid".
+    """
 
     code = "error"
     title = "Error"
 
-    def __init__(self, detail: str) -> None:
+    def __init__(self, detail: str, *, code: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.code = code or self.code
 
 
 class InputError(HepasegError):

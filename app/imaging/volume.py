@@ -1,11 +1,13 @@
 """Volume and Segmentation: voxels that never travel without their Geometry.
 
-World coordinates are RAS+ millimetres, NiBabel's convention: x grows to the patient's right, y to anterior, z to superior.
-Index coordinates are `(i, j, k)` of the array as stored. DICOM's are LPS: the signs of x and y differ.
+World coordinates are RAS+ millimetres, NiBabel's convention: x grows to the patient's right, y to anterior,
+z to superior. DICOM's are LPS: the signs of x and y differ. Index coordinates are `(i, j, k)` of the array as
+stored.
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cached_property
@@ -18,6 +20,9 @@ from app.errors import InvalidGeometry
 
 #: Cosine between two grid axes above which the grid counts as sheared (about 0.06 degrees).
 SHEAR_TOLERANCE = 1e-3
+
+#: Two grids are the same if no corner voxel lies farther apart than this: room for rounding.
+SAME_GRID_MM = 0.01
 
 Float64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -46,13 +51,13 @@ class Geometry:
         affine = np.array(self.affine, dtype=np.float64)
         shape = tuple(int(n) for n in self.shape)
         if len(shape) != 3 or min(shape) < 1:
-            raise InvalidGeometry(f"A scan has three axes with at least one voxel each; this one has {shape}.")
+            raise InvalidGeometry(f"A scan has three axes with at least one voxel each, not {shape}.")
         if affine.shape != (4, 4) or not np.isfinite(affine).all():
             raise InvalidGeometry("The affine of the scan must be a 4x4 matrix of finite numbers.")
         if not np.array_equal(affine[3], [0, 0, 0, 1]):
             raise InvalidGeometry("The last row of the affine must be 0 0 0 1.")
         if abs(np.linalg.det(affine[:3, :3])) < 1e-9:
-            raise InvalidGeometry("The affine gives the voxels no volume: an axis is zero or two are parallel.")
+            raise InvalidGeometry("The affine gives voxels no volume: an axis is zero or two are parallel.")
         affine.flags.writeable = False
         object.__setattr__(self, "shape", shape)
         object.__setattr__(self, "affine", affine)
@@ -95,6 +100,15 @@ class Geometry:
         moved: Float64 = np.asarray(ijk, dtype=np.float64) @ self.affine[:3, :3].T + self.affine[:3, 3]
         return moved
 
+    def apart_mm(self, other: Geometry) -> float:
+        """How far apart the two grids place this one's corner voxels at most, in mm."""
+        corners = np.array(list(itertools.product(*((0, n - 1) for n in self.shape))))
+        return float(np.linalg.norm(self.to_mm(corners) - other.to_mm(corners), axis=1).max())
+
+    def matches(self, other: Geometry) -> bool:
+        """Whether both are the same grid: equal shape, and corners within SAME_GRID_MM."""
+        return self.shape == other.shape and self.apart_mm(other) <= SAME_GRID_MM
+
     def orientation_to(self, axis_codes: str) -> Float64:
         """NiBabel's (3, 2) orientation transform from this grid to one along `axis_codes`."""
         start = nib.orientations.io_orientation(self.affine)
@@ -126,8 +140,8 @@ def _read_only(array: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
 class Volume:
     """Hounsfield units on a grid.
 
-    voxels: int16 (I, J, K), read-only. In "LPS" orientation and Fortran order, `voxels.T` is without a copy the
-    stack of slices (K, J, I), rows to posterior and columns to left, that DICOM and the networks speak.
+    voxels: int16 (I, J, K), read-only. In "LPS" orientation and Fortran order, `voxels.T` is without a copy
+    the stack of slices (K, J, I), rows to posterior and columns to left, that DICOM and the networks speak.
     """
 
     voxels: npt.NDArray[np.int16]
@@ -162,12 +176,14 @@ class Segmentation:
     @property
     def liver(self) -> Mask:
         """The organ with its lesions: bool (I, J, K)."""
-        return self.labels >= Label.LIVER
+        liver: Mask = self.labels >= Label.LIVER
+        return liver
 
     @property
     def lesions(self) -> Mask:
         """All lesions together: bool (I, J, K)."""
-        return self.labels == Label.LESION
+        lesions: Mask = self.labels == Label.LESION
+        return lesions
 
     def reoriented(self, axis_codes: str) -> Segmentation:
         """The same labels with the axes flipped and permuted to `axis_codes`."""
