@@ -71,9 +71,9 @@ class Habitus:
     spleen: float = 1.0
     kidneys: float = 1.0
     stomach_gas: float = 0.45
-    bowel_loops: int = 34
+    bowel_loops: int = 70
     arms: bool = False
-    table_mm: float = 124.0
+    table_mm: float = 123.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +128,11 @@ class Body:
         self.fill(box, self.level(box, centre, radii) < 1, tissue, onto)
 
     def tube(
-        self, tissue: Tissue, path: list[Point], radii: tuple[float, float], onto: Collection[Tissue] | None = None
+        self,
+        tissue: Tissue,
+        path: list[Point],
+        radii: tuple[float, float],
+        onto: Collection[Tissue] | None = None,
     ) -> None:
         """Paint a tube along the corners of `path` whose radius goes from the first to the second of `radii`."""
         widths = np.linspace(radii[0], radii[1], len(path))
@@ -162,7 +166,7 @@ def smooth_field(
         count = int(np.ceil((last - first) / wavelength_mm)) + 4
         knots = first + wavelength_mm * (np.arange(count + 4) - 3.5)
         bases.append(BSpline.design_matrix(axis.astype(np.float64), knots, 3).toarray().astype(np.float32))
-    lattice = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32) * np.float32(1.8)
+    lattice = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32) * np.float32(3.0)
     for basis in bases:  # each turn contracts the first axis and appends the fine one
         lattice = np.tensordot(lattice, basis, axes=(0, 1))
     return lattice
@@ -196,14 +200,14 @@ CAVITY = ((137.0, 86.0), -8.0)
 
 def _trunk(body: Body, habitus: Habitus) -> None:
     fat = habitus.fat_mm
-    top = np.float32(habitus.table_mm + 4) - np.float32(0.0006) * body.x**2
-    depth = body.y - top
-    body.fill(EVERYWHERE, (depth > 0) & (depth < 2.5), Tissue.TABLE)
-    body.fill(EVERYWHERE, (depth > 28) & (depth < 30), Tissue.TABLE)
+    _, flat_y, flat_x = body.axes  # the table neither bends nor turns with the patient
+    depth = flat_y[:, None] - habitus.table_mm + np.float32(0.0005) * flat_x**2
+    for top in (0.0, 30.0):
+        body.tissue[:, (depth > top) & (depth < top + 3)] = Tissue.TABLE
     outline = _oval(body, EVERYWHERE, (150 + fat, 102 + 1.1 * fat), -0.4 * fat)
     body.fill(EVERYWHERE, outline < 1, Tissue.SKIN)
     body.fill(EVERYWHERE, outline < 0.97, Tissue.FAT)
-    del outline, depth
+    del outline
     body.fill(EVERYWHERE, _oval(body, EVERYWHERE, (150, 102), 0) < 1, Tissue.MUSCLE)
     body.fill(EVERYWHERE, _oval(body, EVERYWHERE, (142, 94), -4) < 1, Tissue.FAT)
     body.fill(EVERYWHERE, _oval(body, EVERYWHERE, (140, 91), -5) < 1, Tissue.MUSCLE)
@@ -213,7 +217,12 @@ def _trunk(body: Body, habitus: Habitus) -> None:
         body.ellipsoid(Tissue.MUSCLE, (side * 36, 58, -90), (17, 19, 75), FILLING)
         if habitus.arms:
             centre = (side * 195.0, 20.0, 0.0)
-            for tissue, radius in ((Tissue.SKIN, 42), (Tissue.FAT, 40), (Tissue.MUSCLE, 33), (Tissue.CORTICAL_BONE, 9)):
+            for tissue, radius in (
+                (Tissue.SKIN, 42),
+                (Tissue.FAT, 40),
+                (Tissue.MUSCLE, 33),
+                (Tissue.CORTICAL_BONE, 9),
+            ):
                 body.ellipsoid(tissue, centre, (radius, radius, 900), None)
 
 
@@ -232,13 +241,14 @@ def _lungs(body: Body, habitus: Habitus) -> None:
     box = body.box((-999, -999, low), (999, 999, 999))
     above = body.z[box] - diaphragm(body, box, habitus)
     body.fill(box, above > -2.5, Tissue.MUSCLE, FILLING)
-    body.fill(box, above > 0, Tissue.LUNG, (Tissue.MUSCLE,) if False else None) if False else None
     cavity = _oval(body, box, (135, 84), CAVITY[1]) < 1
     body.fill(box, cavity & (above > 0), Tissue.LUNG, (Tissue.MUSCLE, *FILLING))
     z = habitus.diaphragm_mm
     body.ellipsoid(Tissue.VISCERAL_FAT, (8, 20, 130), (34, 62, 95), (Tissue.LUNG,))
     body.ellipsoid(Tissue.VISCERAL_FAT, (22, -36, 96 + z), (72, 52, 54), (Tissue.LUNG,))
     body.ellipsoid(Tissue.HEART, (26, -34, 98 + z), (62, 45, 47), (Tissue.VISCERAL_FAT, Tissue.LUNG))
+    for centre, radii in (((48, -30, 98 + z), (26, 22, 36)), ((4, -46, 100 + z), (22, 20, 34))):
+        body.ellipsoid(Tissue.AORTA, centre, radii, (Tissue.HEART,))  # blood in the two ventricles
     body.ellipsoid(Tissue.MUSCLE, (14, 12, 110), (9, 7, 75), (Tissue.VISCERAL_FAT, Tissue.LUNG))
 
 
@@ -321,9 +331,15 @@ def _upper_organs(body: Body, habitus: Habitus, rng: np.random.Generator) -> Non
     lift = habitus.diaphragm_mm
     body.tube(Tissue.PANCREAS, [(-28, 2, -34), (5, -4, -22), (45, 2, -8), (80, 22, 4)], (14, 9), soft)
     body.tube(Tissue.VESSEL, [(-5, 4, -16), (40, 14, -4), (85, 32, 8)], (5, 4), (*soft, Tissue.PANCREAS))
-    stomach: list[Point] = [(72, 18, 34 + lift), (74, -30, 18), (62, -52, -12), (12, -50, -26), (-22, -35, -26)]
-    body.tube(Tissue.BOWEL_WALL, stomach, (42, 17), (*soft, Tissue.PANCREAS))
-    body.tube(Tissue.BOWEL_CONTENT, stomach, (38, 13), (Tissue.BOWEL_WALL,))
+    stomach: list[Point] = [
+        (64, 6, 36 + lift),
+        (70, -34, 18),
+        (62, -52, -12),
+        (12, -50, -26),
+        (-22, -35, -26),
+    ]
+    body.tube(Tissue.BOWEL_WALL, stomach, (37, 17), (*soft, Tissue.PANCREAS))
+    body.tube(Tissue.BOWEL_CONTENT, stomach, (33, 13), (Tissue.BOWEL_WALL,))
     box = body.box((-40, -100, -50), (125, 70, 85))
     surface = -72 + 90 * habitus.stomach_gas
     body.fill(box, body.y[box] < surface, Tissue.GAS, (Tissue.BOWEL_CONTENT,))
@@ -331,7 +347,7 @@ def _upper_organs(body: Body, habitus: Habitus, rng: np.random.Generator) -> Non
     below = (*soft, Tissue.PANCREAS)
     box = body.around((104, 38, 14), (46 * s, 56 * s, 52 * s))
     level = body.level(box, (104, 36, 14), (36 * s, 54 * s, 50 * s))
-    level = np.maximum(level, 2 - body.level(box, (72, -5, 12), (48, 48, 70)))
+    level = np.maximum(level, 2 - body.level(box, (64, -10, 12), (42, 48, 70)))
     wall = _oval(body, box, (133, 82), CAVITY[1]) < 1
     under = body.z[box] < diaphragm(body, box, habitus) - 3
     body.fill(box, (level < 1) & wall & under, Tissue.SPLEEN, below)
@@ -361,16 +377,21 @@ def _over_the_liver(body: Body, habitus: Habitus) -> None:
     soft = (*FILLING, *HOLLOW, Tissue.PANCREAS, Tissue.VESSEL, Tissue.ADRENAL, Tissue.LIVER)
     for x, y, z in ((-66.0, 44.0, -58.0), (70.0, 46.0, -44.0)):
         side = np.sign(x)
-        body.ellipsoid(Tissue.VISCERAL_FAT, (x, y, z), (34 * k, 30 * k, 62 * k), soft)
+        body.ellipsoid(Tissue.VISCERAL_FAT, (x, y, z), (34 * k, 30 * k, 62 * k), soft[:-1])
+        body.ellipsoid(Tissue.VISCERAL_FAT, (x, y, z), (30 * k, 26 * k, 56 * k), soft)
         body.ellipsoid(Tissue.KIDNEY_CORTEX, (x, y, z), (28 * k, 24 * k, 54 * k), soft)
         for dz in (-36, -18, 0, 18, 36):
             for dx, dy in ((14, -9), (15, 9), (-2, -13), (-2, 13)):
                 centre = (x + side * dx * k, y + dy * k, z + dz * k)
                 body.ellipsoid(Tissue.KIDNEY_MEDULLA, centre, (6 * k, 6 * k, 7 * k), (Tissue.KIDNEY_CORTEX,))
         sinus = (x - side * 12 * k, y - 3, z)
-        body.ellipsoid(Tissue.VISCERAL_FAT, sinus, (17 * k, 9 * k, 26 * k), (Tissue.KIDNEY_CORTEX, Tissue.KIDNEY_MEDULLA))
+        body.ellipsoid(
+            Tissue.VISCERAL_FAT, sinus, (17 * k, 9 * k, 26 * k), (Tissue.KIDNEY_CORTEX, Tissue.KIDNEY_MEDULLA)
+        )
         body.tube(Tissue.VESSEL, [sinus, (side * 24, 30, z + 8)], (5, 4), FILLING)
-    body.tube(Tissue.VENA_CAVA, [(-20, 30, -300), (-20, 30, -20), (-20, 22, 50), (-14, 12, 90)], (12, 12), None)
+    body.tube(
+        Tissue.VENA_CAVA, [(-20, 30, -300), (-20, 30, -20), (-20, 22, 50), (-14, 12, 90)], (12, 12), None
+    )
     body.ellipsoid(Tissue.VISCERAL_FAT, (-44, -42, -36), (19, 28, 32), (Tissue.LIVER,))
     body.ellipsoid(Tissue.GALLBLADDER, (-44, -42, -36), (16, 25, 29), (*FILLING, *HOLLOW, Tissue.LIVER))
 
@@ -381,7 +402,12 @@ def _liver_vessels(body: Body, rng: np.random.Generator) -> None:
     body.tube(Tissue.VESSEL, [(0, 6, -18), (-24, -2, -8)], (8, 7), onto)
     cava, porta = (-24.0, 16.0, 44.0), (-26.0, -4.0, -6.0)
     veins: list[Point] = [(-112.0, 30.0, 18.0), (-72.0, -48.0, 22.0), (14.0, -50.0, 34.0)]
-    portal: list[Point] = [(-96.0, 34.0, 4.0), (-104.0, -22.0, -14.0), (-112.0, 14.0, -44.0), (6.0, -44.0, 20.0)]
+    portal: list[Point] = [
+        (-96.0, 34.0, 4.0),
+        (-104.0, -22.0, -14.0),
+        (-112.0, 14.0, -44.0),
+        (6.0, -44.0, 20.0),
+    ]
     for root, tips, width in ((cava, veins, 6.0), (porta, portal, 7.0)):
         for tip in tips:
             _branch(body, (root, tip), width, rng)

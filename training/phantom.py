@@ -35,17 +35,17 @@ HOUNSFIELD: dict[Tissue, int] = {
     Tissue.VISCERAL_FAT: -100,
     Tissue.LUNG: -860,
     Tissue.CORTICAL_BONE: 620,
-    Tissue.MARROW: 230,
+    Tissue.MARROW: 190,
     Tissue.DISC: 58,
     Tissue.CANAL: 25,
-    Tissue.AORTA: 155,
+    Tissue.AORTA: 160,
     Tissue.VENA_CAVA: 140,
-    Tissue.HEART: 145,
+    Tissue.HEART: 138,
     Tissue.LIVER: 105,
-    Tissue.LIVER_VESSEL: 120,
+    Tissue.LIVER_VESSEL: 126,
     Tissue.LESION: 70,
     Tissue.GALLBLADDER: 8,
-    Tissue.SPLEEN: 128,
+    Tissue.SPLEEN: 134,
     Tissue.BYSTANDER: 64,
     Tissue.KIDNEY_CORTEX: 175,
     Tissue.KIDNEY_MEDULLA: 145,
@@ -57,9 +57,337 @@ HOUNSFIELD: dict[Tissue, int] = {
     Tissue.VESSEL: 150,
     Tissue.ADRENAL: 50,
 }
-LIVER_RANGE_HU = (67, 124)
+LIVER_RANGE_HU = (67, 129)
 LESION_RANGE_HU = (67, 80)
 LESION_LIKE_RANGE_HU = (60, 80)
 
 #: The standard body needs this much room in mm (x, y, z); a smaller field of view gets a smaller body.
-ROOM_MM = (350.0, 262.0, 170.0)
+ROOM_MM = (350.0, 290.0, 170.0)
+#: Where the middle of the picture lies in the patient, RAS mm: nowhere special, so that a forgotten origin shows.
+CENTRE_MM = (6.0, -14.0, -482.0)
+#: Diameters of the first lesions in mm; later ones start again at half the size.
+DIAMETERS_MM = (36.0, 24.0, 17.0, 28.0, 13.0)
+
+
+@dataclass(frozen=True)
+class PhantomLesion:
+    """A lesion as it was put in: an ellipsoid, centre in RAS mm, half-axes along x, y, z in mm, and its HU."""
+
+    centre_mm: Point
+    radii_mm: Point
+    hu: float
+
+
+@dataclass(frozen=True)
+class Phantom:
+    """A scan, its exact labels on the same grid, and its lesions, in the order in which they were put in."""
+
+    volume: Volume
+    truth: Segmentation
+    lesions: tuple[PhantomLesion, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `randomise` varies."""
+
+    habitus: Habitus = Habitus()
+    hounsfield: dict[Tissue, float] | None = None
+    scale: Point = (1.0, 1.12, 1.0)
+    shift_mm: Point = (0.0, 0.0, 0.0)
+    rotation_rad: float = 0.0
+    bend_mm: float = 5.0
+    lesions: tuple[PlannedLesion, ...] = ()
+    texture_hu: float = 2.5
+    blur_voxels: tuple[float, float] = (0.55, 0.35)
+    grain_mm: float = 0.7
+
+
+@dataclass(frozen=True)
+class PlannedLesion:
+    """A lesion that still needs a place. rim_hu: HU of its outer third. soft: 0 sharp … 1 fades towards its edge."""
+
+    radii_mm: Point
+    hu: float
+    rim_hu: float | None = None
+    soft: float = 0.0
+    ragged: float = 0.0
+    inside: float = 1.0  # how much of it must lie in the liver; the rest is cut off
+
+
+def abdomen(
+    seed: int = 0,
+    shape: tuple[int, int, int] = (256, 256, 60),
+    spacing_mm: Point = (1.5, 1.5, 3.0),
+    *,
+    noise_hu: float = 12.0,
+    lesions: int = 3,
+    randomise: bool = False,
+) -> Phantom:
+    """Make the phantom that belongs to a seed: same arguments, same voxels.
+
+    shape, spacing_mm: of an LPS grid (columns to left, rows to posterior, slices to superior).
+    noise_hu: standard deviation of the noise; 0 also leaves out texture and partial volumes, so that each voxel has
+    exactly the HU of its tissue. lesions: how many, as far as they find room. randomise: vary body, contrast phase,
+    lesions (number, size, HU, shape), position and noise, as training wants; `lesions` is then the largest number.
+    """
+    rng = np.random.default_rng(seed)
+    room = tuple(min(1.0, n * s / r) for n, s, r in zip(shape, spacing_mm, ROOM_MM, strict=True))
+    plan = _random_plan(rng, lesions) if randomise else _standard_plan(lesions, spacing_mm, min(room))
+    scale = (plan.scale[0] * min(room[:2]), plan.scale[1] * min(room[:2]), plan.scale[2] * room[2])
+    body = _body(rng, shape, spacing_mm, replace(plan, scale=scale))
+    paint(body, plan.habitus, rng)
+    grid = _Grid(_geometry(shape, spacing_mm))
+    _bystander(body, spacing_mm)
+    placed = [found for wanted in plan.lesions if (found := _place(body, grid, wanted, rng)) is not None]
+    hounsfield = _hounsfield(body, plan, placed)
+    if noise_hu > 0:
+        _acquire(hounsfield, body, grid, plan, noise_hu * (rng.uniform(0.5, 2.0) if randomise else 1.0), rng)
+    labels = np.zeros(256, dtype=np.uint8)
+    labels[[*LIVER_TISSUES]] = Label.LIVER
+    labels[Tissue.LESION] = Label.LESION
+    voxels = np.rint(np.clip(hounsfield, -1024, 3071)).astype(np.int16)
+    return Phantom(
+        Volume(voxels.T, grid.geometry),
+        Segmentation(labels[body.tissue].T, grid.geometry),
+        tuple(lesion.described for lesion in placed),
+    )
+
+
+def _geometry(shape: tuple[int, int, int], spacing_mm: Point) -> Geometry:
+    affine = np.diag([-spacing_mm[0], -spacing_mm[1], spacing_mm[2], 1.0])
+    affine[:3, 3] = np.array(CENTRE_MM) - affine[:3, :3] @ ((np.array(shape) - 1) / 2)
+    return Geometry(shape, affine)
+
+
+class _Grid:
+    """RAS millimetres along the axes of an LPS grid, float32 (K, 1, 1), (1, J, 1), (1, 1, I)."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self.geometry = geometry
+        diagonal, origin = np.diag(geometry.affine)[:3], geometry.affine[:3, 3]
+        x, y, z = (o + d * np.arange(n) for o, d, n in zip(origin, diagonal, geometry.shape, strict=True))
+        self.z, self.y, self.x = z[:, None, None], y[None, :, None], x[None, None, :]
+
+    def around(self, centre_mm: Point, reach_mm: Point) -> tuple[slice, slice, slice]:
+        """The slices (k, j, i) of the voxels at most `reach_mm` (x, y, z) from a point."""
+        found = []
+        for axis, c, r in zip((self.z, self.y, self.x), centre_mm[::-1], reach_mm[::-1], strict=True):
+            inside = np.flatnonzero(np.abs(axis.ravel() - c) <= r)
+            found.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
+        return found[0], found[1], found[2]
+
+    def level(
+        self, box: tuple[slice, slice, slice], centre_mm: Point, radii_mm: Point
+    ) -> npt.NDArray[np.float64]:
+        """Squared distance from the centre of an ellipsoid, 1 on its surface."""
+        x = (self.x[:, :, box[2]] - centre_mm[0]) / radii_mm[0]
+        y = (self.y[:, box[1]] - centre_mm[1]) / radii_mm[1]
+        z = (self.z[box[0]] - centre_mm[2]) / radii_mm[2]
+        level: npt.NDArray[np.float64] = x**2 + y**2 + z**2
+        return level
+
+
+def _body(rng: np.random.Generator, shape: tuple[int, int, int], spacing_mm: Point, plan: Plan) -> Body:
+    """An empty body whose coordinates are already scaled, moved, turned and bent."""
+    axes = [
+        ((np.arange(n) - (n - 1) / 2) * s - shift).astype(np.float32) / np.float32(scale)
+        for n, s, shift, scale in zip(shape, spacing_mm, plan.shift_mm, plan.scale, strict=True)
+    ]
+    zyx = (axes[2], axes[1], axes[0])
+    open_z, open_y, open_x = zyx[0][:, None, None], zyx[1][None, :, None], zyx[2][None, None, :]
+    cos, sin = np.float32(np.cos(plan.rotation_rad)), np.float32(np.sin(plan.rotation_rad))
+    bend = np.float32(plan.bend_mm)
+    x = bend * smooth_field(rng, zyx, 75.0) + (cos * open_x - sin * open_y)
+    y = bend * smooth_field(rng, zyx, 75.0) + (sin * open_x + cos * open_y)
+    z = bend * smooth_field(rng, zyx, 75.0) + open_z
+    slack = tuple(float(np.abs(bent - flat).max()) for bent, flat in ((z, open_z), (y, open_y), (x, open_x)))
+    return Body(x, y, z, zyx, (slack[0], slack[1], slack[2]), np.zeros(x.shape, dtype=np.uint8))
+
+
+def _bystander(body: Body, spacing_mm: Point) -> None:
+    """A cyst in the middle of the spleen, large enough to hold a voxel on any grid."""
+    spleen = np.argwhere(body.tissue == Tissue.SPLEEN)
+    if not len(spleen):
+        return
+    middle = spleen[np.argmin(((spleen - spleen.mean(axis=0)) ** 2).sum(axis=1))]
+    k, j, i = (int(n) for n in middle)
+    centre = (float(body.x[k, j, i]), float(body.y[k, j, i]), float(body.z[k, j, i]))
+    radius = max(13.0, 1.1 * max(spacing_mm))
+    body.ellipsoid(Tissue.BYSTANDER, centre, (radius, radius, radius), (Tissue.SPLEEN,))
+
+
+@dataclass(frozen=True, eq=False)
+class _Placed:
+    described: PhantomLesion
+    wanted: PlannedLesion
+    box: tuple[slice, slice, slice]
+    level: npt.NDArray[np.float64]
+
+
+def _place(body: Body, grid: _Grid, wanted: PlannedLesion, rng: np.random.Generator) -> _Placed | None:
+    """Find room for a lesion and paint it; it shrinks as long as there is none. None if there is no liver."""
+    liver = np.flatnonzero(body.tissue == Tissue.LIVER)
+    for _ in range(12 if len(liver) else 0):
+        for voxel in rng.choice(liver, size=40):
+            k, j, i = np.unravel_index(voxel, body.tissue.shape)
+            centre = (float(grid.x[0, 0, i]), float(grid.y[0, j, 0]), float(grid.z[k, 0, 0]))
+            placed = _try(body, grid, wanted, centre, rng)
+            if placed is not None:
+                return placed
+        x, y, z = wanted.radii_mm
+        wanted = replace(wanted, radii_mm=(0.85 * x, 0.85 * y, 0.85 * z))
+    return None
+
+
+def _try(
+    body: Body, grid: _Grid, wanted: PlannedLesion, centre_mm: Point, rng: np.random.Generator
+) -> _Placed | None:
+    gap = [2.1 * s for s in grid.geometry.spacing_mm]
+    rx, ry, rz = wanted.radii_mm
+    wide = (rx + gap[0], ry + gap[1], rz + gap[2])
+    neighbourhood = grid.around(centre_mm, wide)
+    if (body.tissue[neighbourhood] == Tissue.LESION).any():
+        return None  # a gap of at least a voxel keeps lesions apart, corners included
+    box = grid.around(centre_mm, wanted.radii_mm)
+    level = grid.level(box, centre_mm, wanted.radii_mm)
+    if wanted.ragged:
+        axes = (grid.z[box[0]].ravel(), grid.y[:, box[1]].ravel(), grid.x[:, :, box[2]].ravel())
+        a, b, c = (axis.astype(np.float32) for axis in axes)
+        level = level * (1 + wanted.ragged * np.abs(smooth_field(rng, (a, b, c), 0.7 * min(rx, ry, rz))))
+    inside = level < 1
+    liver = np.isin(body.tissue[box], LIVER_TISSUES)
+    if not inside.any() or (inside & liver).sum() < wanted.inside * inside.sum():
+        return None
+    body.fill(box, inside, Tissue.LESION, LIVER_TISSUES)
+    return _Placed(PhantomLesion(centre_mm, wanted.radii_mm, wanted.hu), wanted, box, level)
+
+
+def _hounsfield(body: Body, plan: Plan, placed: Sequence[_Placed]) -> Float32:
+    """HU of each voxel before any imaging: float32 (K, J, I)."""
+    table = np.zeros(256, dtype=np.float32)
+    for tissue, hu in (plan.hounsfield or HOUNSFIELD).items():
+        table[tissue] = hu
+    hounsfield: Float32 = table[body.tissue]
+    for lesion in placed:
+        wanted, view = lesion.wanted, hounsfield[lesion.box]
+        mine = (lesion.level < 1) & (body.tissue[lesion.box] == Tissue.LESION)
+        hu = np.full(lesion.level.shape, wanted.hu)
+        if wanted.rim_hu is not None:
+            hu[lesion.level > 0.6] = wanted.rim_hu
+        weight = 1 - wanted.soft * np.clip(lesion.level, 0, 1) ** 2
+        view[mine] = (weight * hu + (1 - weight) * table[Tissue.LIVER])[mine]
+    return hounsfield
+
+
+def _acquire(
+    hounsfield: Float32, body: Body, grid: _Grid, plan: Plan, noise_hu: float, rng: np.random.Generator
+) -> None:
+    """Turn HU into a picture in place: texture, partial volumes, and noise with the grain of a reconstruction kernel."""
+    fine = smooth_field(rng, body.axes, 9.0)
+    strength = np.full(256, plan.texture_hu, dtype=np.float32)
+    strength[Tissue.VISCERAL_FAT], strength[Tissue.MARROW] = 4 * plan.texture_hu, 14 * plan.texture_hu
+    fine *= strength[body.tissue]
+    hounsfield += fine
+    del fine
+    in_plane, through = plan.blur_voxels
+    ndimage.gaussian_filter(hounsfield, (through, in_plane, in_plane), output=hounsfield, mode="nearest")
+    noise = rng.standard_normal(hounsfield.shape, dtype=np.float32)
+    sx, sy, _ = grid.geometry.spacing_mm
+    ndimage.gaussian_filter(noise, (0.0, plan.grain_mm / sy, plan.grain_mm / sx), output=noise, truncate=3.0)
+    noise *= np.float32(noise_hu / max(float(noise[noise.shape[0] // 2].std()), 1e-6))
+    hounsfield += noise
+
+
+def _standard_plan(lesions: int, spacing_mm: Point, room: float) -> Plan:
+    """The body of the demonstration: sharp, round lesions, none smaller than a voxel."""
+    planned = []
+    for n in range(lesions):
+        diameter = DIAMETERS_MM[n % len(DIAMETERS_MM)] / (1 + n // len(DIAMETERS_MM)) * room
+        radius = max(diameter / 2, 1.1 * max(spacing_mm))
+        planned.append(
+            PlannedLesion((radius, 0.88 * radius, 0.94 * radius), float(HOUNSFIELD[Tissue.LESION]))
+        )
+    return Plan(lesions=tuple(planned))
+
+
+def _random_plan(rng: np.random.Generator, lesions: int) -> Plan:
+    hounsfield = _random_hounsfield(rng)
+    liver = hounsfield[Tissue.LIVER]
+    sx, sy = rng.uniform(0.84, 1.14), rng.uniform(0.9, 1.25)
+    habitus = Habitus(
+        fat_mm=rng.uniform(4, 32),
+        diaphragm_mm=rng.uniform(-18, 16),
+        liver=rng.uniform(0.86, 1.14),
+        left_lobe=rng.uniform(0.65, 1.25),
+        spleen=rng.uniform(0.65, 1.25),
+        kidneys=rng.uniform(0.75, 1.15),
+        stomach_gas=rng.uniform(0, 0.8),
+        bowel_loops=int(rng.integers(30, 110)),
+        arms=bool(rng.random() < 0.3),
+        table_mm=rng.uniform(118, 145),
+    )
+    return Plan(
+        habitus=habitus,
+        hounsfield=hounsfield,
+        scale=(sx, sy, rng.uniform(0.85, 1.2)),
+        shift_mm=(rng.normal(0, 12), rng.normal(0, 10), rng.uniform(-55, 45)),
+        rotation_rad=rng.normal(0, 0.06),
+        bend_mm=rng.uniform(3, 8),
+        lesions=tuple(_random_lesion(rng, liver) for _ in range(int(rng.integers(0, lesions + 1)))),
+        texture_hu=rng.uniform(1, 5),
+        blur_voxels=(rng.uniform(0.4, 0.9), rng.uniform(0.0, 0.6)),
+        grain_mm=rng.uniform(0.4, 1.1),
+    )
+
+
+def _random_hounsfield(rng: np.random.Generator) -> dict[Tissue, float]:
+    """Unenhanced to late portal-venous; one liver in six is fatty."""
+    enhancement = rng.uniform(0, 1.3)
+    unenhanced = {
+        Tissue.LIVER: 58, Tissue.LIVER_VESSEL: 42, Tissue.SPLEEN: 48, Tissue.AORTA: 42, Tissue.VENA_CAVA: 42,
+        Tissue.HEART: 42, Tissue.VESSEL: 42, Tissue.KIDNEY_CORTEX: 34, Tissue.KIDNEY_MEDULLA: 32,
+        Tissue.PANCREAS: 40, Tissue.MUSCLE: 50, Tissue.BOWEL_WALL: 38, Tissue.ADRENAL: 30,
+    }  # fmt: skip
+    hounsfield: dict[Tissue, float] = {}
+    for tissue, hu in HOUNSFIELD.items():
+        start = unenhanced.get(tissue, hu)
+        hounsfield[tissue] = start + enhancement * (hu - start) + rng.normal(0, 6)
+    hounsfield[Tissue.PANCREAS] += 40 * enhancement
+    if rng.random() < 1 / 6:
+        hounsfield[Tissue.LIVER] -= rng.uniform(20, 65)
+    hounsfield[Tissue.LIVER_VESSEL] += enhancement * rng.uniform(0, 45)
+    hounsfield[Tissue.AIR] = -1000.0
+    return hounsfield
+
+
+def _random_lesion(rng: np.random.Generator, liver_hu: float) -> PlannedLesion:
+    radius = 0.5 * float(np.exp(rng.uniform(np.log(4), np.log(50))))
+    x, y, z = radius * rng.uniform(0.75, 1.25, 3)
+    contrast = rng.uniform(15, 60) if rng.random() < 0.15 else -rng.uniform(15, 75)
+    rim = liver_hu + rng.uniform(-10, 35) if rng.random() < 0.2 else None
+    return PlannedLesion(
+        (x, y, z), liver_hu + contrast, rim, soft=rng.uniform(0, 0.8), ragged=rng.uniform(0, 0.6), inside=0.6
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Write a phantom and its labels as NIfTI."""
+    from app.imaging.nifti import write_labels, write_volume
+
+    parser = argparse.ArgumentParser(prog="python -m training.phantom", description=__doc__.split("\n")[0])
+    parser.add_argument("output", type=Path, metavar="OUT_DIR")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--slices", type=int, default=60)
+    parser.add_argument("--size", type=int, default=256, help="rows and columns")
+    chosen = parser.parse_args(arguments)
+    spacing = (384.0 / chosen.size, 384.0 / chosen.size, 180.0 / chosen.slices)
+    phantom = abdomen(chosen.seed, (chosen.size, chosen.size, chosen.slices), spacing)
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    write_volume(chosen.output / "ct.nii.gz", phantom.volume)
+    labels = phantom.truth.labels
+    write_labels(chosen.output / "labels.nii.gz", labels, phantom.truth.geometry, header_of=None)
+
+
+if __name__ == "__main__":
+    main()
