@@ -1,0 +1,187 @@
+"""`hepaseg segment`: many scans through one pipeline, one after the other, none of which stops the rest."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from app.errors import HepasegError, InputError, InvalidReference, InvalidRequest
+from app.imaging.scan import probe_scan
+
+if TYPE_CHECKING:
+    from app.agreement import Agreement
+    from app.report import Report
+    from app.settings import Settings
+
+_ENDINGS = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One scan to segment: its name, its file, its reference if there is one, and the folder for its results."""
+
+    name: str
+    scan: Path
+    reference: Path | None
+    output: Path
+
+
+def find_cases(inputs: Iterable[Path], reference: Path | None, output: Path) -> list[Case]:
+    """The cases that files and folders stand for.
+
+    A folder stands for the NIfTI files anywhere below it, known by content and sorted by name; other files in it
+    are passed over. A file that was named is always a case, so that an unreadable one is reported and not ignored.
+    Raises InvalidRequest if nothing is found or two scans would share an output folder.
+    """
+    named = [(_stem(path.name), path) for path in inputs if not path.is_dir()]
+    found = [
+        (str(path.relative_to(folder).with_name(_stem(path.name))), path)
+        for folder in inputs
+        if folder.is_dir()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and _is_nifti(path)
+    ]
+    scans = named + found
+    if not scans:
+        raise InvalidRequest("There is no NIfTI file in what was given.")
+    names = [name for name, _ in scans]
+    if len(set(names)) < len(names):
+        twice = sorted({name for name in names if names.count(name) > 1})
+        raise InvalidRequest(f"Two scans have the same name and would share an output folder: {', '.join(twice)}.")
+    single = len(scans) == 1
+    if not single and reference is not None and not reference.is_dir():
+        raise InvalidRequest("For several scans, --reference names a folder with one label file of the same name each.")
+    return [
+        Case(name, scan, _reference_of(scan, reference), output if single else output / name) for name, scan in scans
+    ]
+
+
+def segment_all(cases: list[Case], settings: Settings, *, quiet: bool = False) -> int:
+    """Segment each case with the same networks; returns how many failed, having said why for each."""
+    from app.inference.cascade import Cascade
+    from app.inference.manifest import load_networks
+    from app.pipeline import Request, run
+
+    runtime = settings.runtime()
+    cascade = Cascade(load_networks(settings.models_dir, runtime), runtime)
+    console, failed = Console(stderr=True), 0
+    summary: list[dict[str, object]] = []
+    for case in cases:
+        try:
+            with _progress_bar(console, case.name, quiet=quiet) as report_progress:
+                request = Request(case.scan, case.reference, case.output, settings.limits())
+                report = run(request, cascade, report_progress)
+        except HepasegError as error:
+            failed += 1
+            console.print(f"[red]{case.name}: {error.title}: {error.detail} \\[{error.code}][/red]", soft_wrap=True)
+            summary.append({"name": case.name, "status": "failed", "code": error.code, "detail": error.detail})
+            continue
+        summary.append({"name": case.name, "status": "succeeded", "liver_ml": report.liver.volume_ml})
+        if not quiet:
+            show_report(Console(), report)
+            Console().print(f"Written to {case.output}", soft_wrap=True)
+    if len(cases) > 1:
+        _write_summary(cases[0].output.parent, summary)
+        console.print(f"{len(cases) - failed} of {len(cases)} scans segmented, {failed} failed.")
+    return failed
+
+
+def show_report(console: Console, report: Report) -> None:
+    """Print volumes, a row per lesion, the agreement with the reference, and what was noticed."""
+    liver = report.liver
+    console.print(
+        f"Liver {liver.volume_ml:.1f} ml · lesions {report.lesion_count}, {report.lesion_volume_ml:.2f} ml, "
+        f"{100 * report.lesion_burden:.2f} % of the liver · {report.timings_s.total:.1f} s"
+    )
+    if report.lesions:
+        console.print(_lesion_table(report))
+    if report.agreement is not None:
+        console.print(_agreement_table(report.agreement))
+    for finding in report.quality.findings:
+        if finding.severity != "info":
+            console.print(f"[yellow]{finding.code}: {finding.detail}[/yellow]", soft_wrap=True)
+
+
+def _lesion_table(report: Report) -> Table:
+    table = Table("lesion", title=None)
+    for heading in ("ml", "longest mm", "perpendicular mm", "mean HU", "centroid RAS mm", "at border"):
+        table.add_column(heading, justify="right")
+    for lesion in report.lesions:
+        table.add_row(
+            str(lesion.id),
+            f"{lesion.volume_ml:.2f}",
+            f"{lesion.longest_axial_diameter_mm:.1f}",
+            f"{lesion.perpendicular_diameter_mm:.1f}",
+            "–" if lesion.mean_hu is None else f"{lesion.mean_hu:.0f}",
+            ", ".join(f"{x:.0f}" for x in lesion.centroid_mm),
+            "yes" if lesion.touches_border else "no",
+        )
+    return table
+
+
+def _agreement_table(agreement: Agreement) -> Table:
+    table = Table("against the reference")
+    for heading in ("Dice", "VOE", "RVD", "ASSD mm", "HD95 mm"):
+        table.add_column(heading, justify="right")
+    for name in ("liver", "lesion"):
+        row = getattr(agreement, name)
+        values = (row.dice, row.voe, row.rvd, row.assd_mm, row.hd95_mm)
+        table.add_row(name, *("–" if v is None else f"{v:.3f}" for v in values))
+    return table
+
+
+class _progress_bar:  # noqa: N801 - reads as a statement
+    """A bar with the stage on stderr; as a context it gives the pipeline's `Progress`."""
+
+    def __init__(self, console: Console, name: str, *, quiet: bool) -> None:
+        columns = (
+            TextColumn("{task.fields[case]}"),
+            TextColumn("{task.description:8}"),
+            BarColumn(),
+            TimeElapsedColumn(),
+        )
+        self._bar = Progress(*columns, console=console, transient=True, disable=quiet)
+        self._name = name
+
+    def __enter__(self) -> Callable[[str, float], None]:
+        self._bar.start()
+        task = self._bar.add_task("read", total=1.0, case=self._name)
+        return lambda stage, fraction: self._bar.update(task, description=stage, completed=fraction)
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+
+def _write_summary(folder: Path, summary: list[dict[str, object]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
+def _reference_of(scan: Path, reference: Path | None) -> Path | None:
+    """The reference itself, or the file in that folder with the scan's name."""
+    if reference is None or not reference.is_dir():
+        return reference
+    for ending in _ENDINGS:
+        candidate = reference / (_stem(scan.name) + ending)
+        if candidate.exists():
+            return candidate
+    raise InvalidReference(f"The reference folder has no label file named {_stem(scan.name)}.nii[.gz].")
+
+
+def _is_nifti(path: Path) -> bool:
+    try:
+        probe_scan(path)
+    except InputError:
+        return False
+    return True
+
+
+def _stem(name: str) -> str:
+    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)

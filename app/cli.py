@@ -1,0 +1,125 @@
+"""The command `hepaseg`. Everything heavy is imported by the command that needs it, so that `--help` is instant."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from app.errors import HepasegError
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+
+EXISTING = click.Path(exists=True, path_type=Path)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hepaseg")
+def main() -> None:
+    """Liver and liver lesions out of an abdominal CT: masks, volumes, a row per lesion.
+
+    A research tool, not a medical device. Settings are environment variables that begin with HEPASEG_.
+    """
+
+
+@main.command()
+@click.option("--host", help="Address to listen on (HEPASEG_HOST).")
+@click.option("--port", type=int, help="Port to listen on (HEPASEG_PORT).")
+def serve(host: str | None, port: int | None) -> None:
+    """Run the service: HTTP and one worker, with a database and a folder on local disk."""
+    from app.main import serve as run_service
+
+    with _errors_as_messages():
+        run_service(_settings(host=host, port=port))
+
+
+@main.command()
+def worker() -> None:
+    """Run one worker on the service's database until it is stopped."""
+    from app.jobs.worker import main as run_worker
+
+    with _errors_as_messages():
+        run_worker(_settings())
+
+
+@main.command()
+@click.argument("inputs", nargs=-1, required=True, type=EXISTING)
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
+@click.option("--reference", type=EXISTING, help="Labels 0, 1, 2 on the scan's grid; a folder for several scans.")
+@click.option("--crf-backend", type=click.Choice(["onnx", "pydensecrf", "none"]), help="HEPASEG_CRF_BACKEND.")
+@click.option("--threads", type=click.IntRange(0), help="0 takes all cores (HEPASEG_THREADS).")
+@click.option("--models", type=EXISTING, help="Folder with manifest.json (HEPASEG_MODELS_DIR).")
+@click.option("-q", "--quiet", is_flag=True, help="No progress bar and no table.")
+def segment(  # noqa: PLR0913 - one argument for each option of the command
+    inputs: tuple[Path, ...],
+    output: Path,
+    reference: Path | None,
+    crf_backend: str | None,
+    threads: int | None,
+    models: Path | None,
+    quiet: bool,
+) -> None:
+    """Segment one or more scans without a server. A folder stands for every NIfTI file in it.
+
+    One scan: its files go straight to the output folder; several: each gets a folder of its own there.
+    Exits with 0 if all went well, 1 if a scan failed, 2 if the command was wrong.
+    """
+    from app.batch import find_cases, segment_all
+
+    with _errors_as_messages():
+        cases = find_cases(inputs, reference, output)
+        settings = _settings(crf_backend=crf_backend, threads=threads, models_dir=models)
+        failed = segment_all(cases, settings, quiet=quiet)
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.option("--ct", required=True, type=EXISTING, help="A CT as NIfTI.")
+@click.option("--reference", type=EXISTING, help="Its true labels: 0, 1, 2 on the same grid.")
+@click.option("-o", "--output", default=Path("build/demo"), type=click.Path(path_type=Path), show_default=True)
+def demo(ct: Path, reference: Path | None, output: Path) -> None:
+    """Start the service, send it a scan, watch it work, show and save what comes back."""
+    from app.demo import run_demo
+
+    with _errors_as_messages():
+        sys.exit(run_demo(ct, reference, output))
+
+
+@main.command()
+@click.option("--models", type=EXISTING, help="Folder with manifest.json (HEPASEG_MODELS_DIR).")
+def models(models: Path | None) -> None:
+    """Check the networks and print their cards."""
+    from app.inference.manifest import load_networks
+
+    with _errors_as_messages():
+        settings = _settings(models_dir=models)
+        networks = load_networks(settings.models_dir, settings.runtime())
+        for network in networks.by_task().values():
+            click.echo(network.card.model_dump_json(indent=2))
+            click.echo(f"sha256 {network.sha256}")
+
+
+def _settings(**given: object) -> Settings:
+    """Settings from the environment, overridden by the options that were given."""
+    from app.settings import Settings
+
+    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+
+
+class _errors_as_messages:  # noqa: N801 - reads as a statement
+    """Shows our own errors as one sentence on stderr with exit status 1; a bug keeps its traceback."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, HepasegError):
+            click.echo(f"hepaseg: {error.title}: {error.detail} [{error.code}]", err=True)
+            sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""What `hepaseg segment` makes of the files and folders it is given."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.batch import find_cases
+from app.errors import InvalidReference, InvalidRequest
+from app.imaging.nifti import write_volume
+from app.imaging.volume import Geometry, Volume
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    path = tmp_path / "in" / "a" / "ct.nii.gz"
+    path.parent.mkdir(parents=True)
+    voxels = np.zeros((4, 4, 4), np.int16, order="F")
+    write_volume(path, Volume(voxels, Geometry((4, 4, 4), np.diag([-1.0, -1.0, 2.0, 1.0]))))
+    return path
+
+
+def test_one_scan_writes_straight_to_the_output_folder(scan: Path, tmp_path: Path):
+    (case,) = find_cases([scan], None, tmp_path / "out")
+    assert (case.name, case.output, case.reference) == ("ct", tmp_path / "out", None)
+
+
+def test_a_folder_stands_for_its_nifti_files_by_content(scan: Path, tmp_path: Path):
+    root = scan.parents[1]
+    (root / "b").mkdir()
+    (root / "b" / "renamed.dat").write_bytes(scan.read_bytes())
+    (root / "notes.nii.gz").write_text("not a scan")
+    cases = find_cases([root], None, tmp_path / "out")
+    assert [case.name for case in cases] == ["a/ct", "b/renamed.dat"]
+    assert [case.output for case in cases] == [tmp_path / "out/a/ct", tmp_path / "out/b/renamed.dat"]
+
+
+def test_a_named_file_is_a_case_even_when_it_is_not_a_scan(scan: Path, tmp_path: Path):
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_text("not a scan")
+    assert [case.name for case in find_cases([scan, bad], None, tmp_path / "out")] == ["ct", "bad"]
+
+
+def test_two_scans_of_one_name_are_refused_instead_of_overwriting_each_other(scan: Path, tmp_path: Path):
+    other = tmp_path / "ct.nii"
+    other.write_bytes(scan.read_bytes())
+    with pytest.raises(InvalidRequest, match="same name"):
+        find_cases([scan, other], None, tmp_path / "out")
+
+
+def test_nothing_to_segment_is_said(tmp_path: Path):
+    with pytest.raises(InvalidRequest, match="no NIfTI file"):
+        find_cases([tmp_path], None, tmp_path / "out")
+
+
+def test_references_for_several_scans_come_from_a_folder_by_name(scan: Path, tmp_path: Path):
+    root, references = scan.parents[1], tmp_path / "labels"
+    references.mkdir()
+    (references / "ct.nii").write_bytes(b"labels")
+    (case,) = find_cases([root], references, tmp_path / "out")
+    assert case.reference == references / "ct.nii"
+    (references / "ct.nii").unlink()
+    with pytest.raises(InvalidReference, match=r"ct\.nii"):
+        find_cases([root], references, tmp_path / "out")
