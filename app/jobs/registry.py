@@ -1,0 +1,102 @@
+"""Workers in the database: who lives, who is ready, and which networks they hold.
+
+The HTTP process never loads ONNX Runtime; what it knows about the networks stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from pydantic import AwareDatetime, BaseModel, ConfigDict
+
+from app.jobs.liveness import OwnerLocks
+from app.jobs.store import Store
+from app.jobs.tables import workers, writing
+from app.settings import Settings
+
+#: Leases after which a silent worker counts as gone.
+_SILENT_LEASES = 3
+
+
+class WorkerState(StrEnum):
+    """How a worker is doing."""
+
+    #: It loads and checks the networks.
+    STARTING = "starting"
+    READY = "ready"
+    #: A network cannot be used; it has ended and says why.
+    BROKEN = "broken"
+
+
+class WorkerCard(BaseModel):
+    """What a worker says about itself. models: role (liver, lesion, crf) → the network's card."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    state: WorkerState
+    detail: str = ""
+    models: dict[str, Any] | None = None
+    seen_at: AwareDatetime
+
+
+class Registry:
+    """The table of workers."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._engine = store.engine
+        self._clock = store.clock
+        self._locks = OwnerLocks.of(settings)
+        self._silent_after = timedelta(seconds=_SILENT_LEASES * settings.lease_s)
+
+    def say(self, worker: str, state: WorkerState, detail: str = "", models: Mapping[str, Any] | None = None) -> None:
+        """Publish how `worker` is doing; rows of workers long gone are dropped."""
+        now = self._clock()
+        row = {"id": worker, "state": state.value, "detail": detail, "models": models, "seen_at": now}
+        stale = sa.and_(workers.c.seen_at < now - timedelta(days=1), workers.c.id != worker)
+        with writing(self._engine) as connection:
+            connection.execute(sa.delete(workers).where(sa.or_(workers.c.id == worker, stale)))
+            connection.execute(sa.insert(workers).values(row))
+
+    def beat(self, worker: str) -> None:
+        """Say that `worker` lives."""
+        with writing(self._engine) as connection:
+            connection.execute(sa.update(workers).where(workers.c.id == worker).values(seen_at=self._clock()))
+
+    def leave(self, worker: str) -> None:
+        """Take a worker that ends in order off the table; its networks stay known."""
+        long_ago = self._clock() - 2 * self._silent_after
+        with writing(self._engine) as connection:
+            connection.execute(sa.update(workers).where(workers.c.id == worker).values(seen_at=long_ago))
+
+    def alive(self) -> list[WorkerCard]:
+        """Workers that gave a sign lately and whose process has not ended, latest first."""
+        lately = [card for card in self._lately() if card.state is not WorkerState.BROKEN]
+        dead = self._locks.dead(card.id for card in lately)
+        return [card for card in lately if card.id not in dead]
+
+    def ready(self) -> list[WorkerCard]:
+        """Workers that would take a job now."""
+        return [card for card in self.alive() if card.state is WorkerState.READY]
+
+    def broken(self) -> str | None:
+        """Why no worker can work, if the latest of them ended over its networks; else None."""
+        latest = self._lately()[:1]
+        return latest[0].detail if latest and latest[0].state is WorkerState.BROKEN else None
+
+    def models(self) -> dict[str, Any] | None:
+        """The cards of the networks that the latest worker holds or held; None before the first was ready."""
+        return next((card.models for card in self._all() if card.models is not None), None)
+
+    def _lately(self) -> list[WorkerCard]:
+        since = self._clock() - self._silent_after
+        return [card for card in self._all() if card.seen_at >= since]
+
+    def _all(self) -> list[WorkerCard]:
+        query = sa.select(workers).order_by(workers.c.seen_at.desc())
+        with self._engine.connect() as connection:
+            return [WorkerCard(**row) for row in connection.execute(query).mappings()]

@@ -1,0 +1,108 @@
+"""The files of jobs on a local disk: what was sent, and what each attempt wrote.
+
+jobs/<id>/scan, reference             as they came; the sender's file names are never kept
+jobs/<id>/attempts/<n>/labels.nii.gz  ... one folder an attempt; the database says which one is published
+trash/                                on its way out: a rename takes a folder away at once, whoever writes into it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.errors import Gone
+
+#: The files that a published attempt holds.
+RESULT_NAMES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "report.json", "preview.png")
+
+
+class JobFiles:
+    """The folders of all jobs under `root`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._jobs = root / "jobs"
+        self._trash = root / "trash"
+        for folder in (self._jobs, self._trash):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def create(self, job_id: str) -> Path:
+        """A new folder for what is sent."""
+        folder = self._jobs / job_id
+        folder.mkdir(mode=0o700)
+        return folder
+
+    def scan(self, job_id: str) -> Path:
+        """The CT as it came."""
+        return self._jobs / job_id / "scan"
+
+    def reference(self, job_id: str) -> Path | None:
+        """The reference as it came, if one came."""
+        path = self._jobs / job_id / "reference"
+        return path if path.exists() else None
+
+    def seal(self, folder: Path) -> None:
+        """Bring a folder, its files and its name to the disk, so that a row may speak of them."""
+        for path in [*folder.iterdir(), folder, folder.parent]:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def attempt(self, job_id: str, attempt: int) -> Path:
+        """An empty folder for the results of an attempt; what earlier attempts left is removed."""
+        attempts = self._jobs / job_id / "attempts"
+        if attempts.exists():
+            self._remove(attempts)
+        folder = attempts / str(attempt)
+        attempts.mkdir()  # fails, as it should, if the whole job was erased
+        folder.mkdir()
+        return folder
+
+    def discard(self, job_id: str, attempt: int) -> None:
+        """Remove what an attempt wrote."""
+        self._remove(self._jobs / job_id / "attempts" / str(attempt))
+
+    def result(self, job_id: str, attempt: int, name: str) -> Path:
+        """A file of a published attempt; raises Gone if it was erased meanwhile."""
+        path = self._jobs / job_id / "attempts" / str(attempt) / name
+        if name not in RESULT_NAMES or not path.is_file():
+            raise Gone("The results of this job are erased.")
+        return path
+
+    def erase(self, job_id: str) -> None:
+        """Remove every byte of a job."""
+        self._remove(self._jobs / job_id)
+
+    def sweep(self, keep: Callable[[str], bool], older_than_s: float = 3600.0) -> None:
+        """Remove what interrupted uploads and erasures left: folders that `keep` does not know and nobody writes to."""
+        for folder in self._trash.iterdir():
+            shutil.rmtree(folder, ignore_errors=True)
+        before = time.time() - older_than_s
+        for folder in self._jobs.iterdir():
+            if not keep(folder.name) and _last_change(folder) < before:
+                self._remove(folder)
+
+    def free_bytes(self) -> int:
+        """Room left on the disk."""
+        return shutil.disk_usage(self.root).free
+
+    def _remove(self, folder: Path) -> None:
+        out = self._trash / secrets.token_hex(8)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(out)
+            shutil.rmtree(out)
+
+
+def _last_change(folder: Path) -> float:
+    times = [0.0]
+    for path in (folder, *folder.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            times.append(path.stat().st_mtime)
+    return max(times)

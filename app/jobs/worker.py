@@ -1,0 +1,327 @@
+"""Worker: claims a job, runs it, publishes what came of it; nothing it does half is ever seen.
+
+    claim → work (renewing the lease) → files to the disk → finish
+
+`python -m app.jobs.worker PARENT` is the embedded worker: it ends with the process PARENT that started it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from app.errors import BrokenModel, Canceled, HepasegError, InputError, NotReady, StorageFull
+from app.jobs.job import INTERNAL_ERROR, Failure, Job, Notice, Status
+from app.jobs.liveness import OwnerLocks
+from app.jobs.logs import configure_logs, logger
+from app.jobs.registry import Registry, WorkerState
+from app.jobs.results import JobFiles
+from app.jobs.store import Claim, Outcome, Signal, Store
+from app.settings import Settings
+
+if TYPE_CHECKING:
+    from app.inference.network import Network
+
+#: Exit status of a worker whose networks cannot be used: starting it again would not help.
+EXIT_BROKEN = 78
+
+_log = logger("worker")
+_HOUSEKEEPING_S = 600.0
+_REPORT_EVERY_S = 0.25
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job is about: files to read, and the empty folder to write results into."""
+
+    scan: Path
+    reference: Path | None
+    output: Path
+
+
+#: Does the work, telling how far it is; gives what a reader of the result should know.
+Run = Callable[[Work, Progress], Sequence[Notice]]
+
+
+class Lost(Canceled):
+    """The job is no longer this worker's."""
+
+
+class HandedBack(Canceled):
+    """The worker is told to stop; another may take the job."""
+
+
+class Lease:
+    """A claim that is kept alive, and the progress that is told with it.
+
+    A thread renews it, so that a long step without news does not lose the job; `tell` is what the work calls, and
+    is where the work learns that it shall stop.
+    """
+
+    def __init__(self, store: Store, claim: Claim, stop: threading.Event) -> None:
+        self._store = store
+        self._claim = claim
+        self._stop = stop
+        self._lock = threading.Lock()
+        self._stage: str | None = None
+        self._progress = 0.0
+        self._told_at = 0.0
+        self._signal = Signal.GO
+
+    def tell(self, stage: str, progress: float) -> None:
+        """Take note of the progress; raises Lost, Canceled or HandedBack if the work shall end."""
+        news = stage != self._stage or time.monotonic() - self._told_at >= _REPORT_EVERY_S
+        self._stage, self._progress = stage, min(1.0, max(0.0, progress))
+        if news:
+            self.renew()
+        if self._signal is Signal.LOST:
+            raise Lost("The job was taken over.")
+        if self._signal is Signal.CANCEL:
+            raise Canceled("The job was canceled.")
+        if self._stop.is_set():
+            raise HandedBack("The worker stops.")
+
+    def renew(self) -> None:
+        """Tell the store; a store that cannot be reached is tried again at the next beat."""
+        with self._lock:
+            try:
+                self._signal = self._store.renew(self._claim, self._stage, self._progress)
+                self._told_at = time.monotonic()
+            except Exception:
+                _log.warning("lease not renewed", exc_info=True)
+
+
+class Worker:
+    """Runs jobs one after the other until `stop` is set; `id` is the owner that its claims name."""
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        run: Run,
+        *,
+        stop: threading.Event | None = None,
+        worker_id: str | None = None,
+    ) -> None:
+        self.id = worker_id or new_worker_id()
+        self.stop = stop or threading.Event()
+        self._store = store
+        self._settings = settings
+        self._run = run
+        self._files = JobFiles(settings.data_dir)
+        self._locks = OwnerLocks.of(settings)
+        self._registry = Registry(store, settings)
+        self._lease: Lease | None = None
+        self._next_housekeeping = 0.0
+
+    def loop(self) -> None:
+        """Claim and run until told to stop."""
+        beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beats.start()
+        _log.info("worker started", worker=self.id)
+        try:
+            while not self.stop.is_set():
+                if not self._tick():
+                    self.stop.wait(self._settings.poll_s)
+        finally:
+            self.stop.set()
+            beats.join()
+            _log.info("worker stopped", worker=self.id)
+
+    def run_once(self) -> bool:
+        """Take back what dead workers held, then claim and run one job; False if there was none."""
+        for job in self._store.reap(self._locks.dead(self._store.owners())):
+            _log.warning("job taken back", job=job.id, status=job.status, lost_attempts=job.lost_attempts)
+        job_or_none = self._store.claim(self.id)
+        if job_or_none is None:
+            return False
+        with structlog.contextvars.bound_contextvars(job=job_or_none.id, attempt=job_or_none.attempt):
+            self._work(job_or_none)
+        return True
+
+    def _tick(self) -> bool:
+        try:
+            self._keep_house()
+            return self.run_once()
+        except Exception:
+            # The store or the disk is out of reach: the lease hands the job on, and this worker tries again.
+            _log.exception("worker stumbled")
+            self.stop.wait(1.0)
+            return True
+
+    def _work(self, job: Job) -> None:
+        claim = Claim(job.id, job.attempt, self.id)
+        self._lease = Lease(self._store, claim, self.stop)
+        started = time.monotonic()
+        try:
+            outcome = self._outcome(job, self._lease)
+        except (MemoryError, NotReady):
+            _log.exception("attempt lost")
+            self._store.lose(claim)
+            self._files.discard(job.id, job.attempt)
+            return
+        finally:
+            self._lease = None
+        kept = self._store.finish(claim, outcome)
+        if not kept or outcome.status is not Status.SUCCEEDED or self._store.get(job.id).published is None:
+            self._files.discard(job.id, job.attempt)
+        status = outcome.status if kept else "lost"
+        code = outcome.error.code if outcome.error else None
+        _log.info("attempt ended", status=status, code=code, seconds=round(time.monotonic() - started, 3))
+
+    def _outcome(self, job: Job, lease: Lease) -> Outcome:
+        try:
+            return self._succeed(job, lease)
+        except (MemoryError, NotReady):
+            raise
+        except Exception as error:
+            return _ended_by(error)
+
+    def _succeed(self, job: Job, lease: Lease) -> Outcome:
+        output = self._files.attempt(job.id, job.attempt)
+        work = Work(self._files.scan(job.id), self._files.reference(job.id), output)
+        notices = self._run(work, lease.tell)
+        self._files.seal(output)
+        return Outcome(Status.SUCCEEDED, warnings=tuple(notices))
+
+    def _beat(self) -> None:
+        pause = min(1.0, self._settings.lease_s / 3)
+        while not self.stop.wait(pause) or self._lease is not None:
+            lease = self._lease
+            if lease is not None:
+                lease.renew()
+            try:
+                self._registry.beat(self.id)
+            except Exception:
+                _log.warning("heartbeat not written", exc_info=True)
+            if self.stop.is_set():
+                time.sleep(pause)
+
+    def _keep_house(self) -> None:
+        if time.monotonic() < self._next_housekeeping:
+            return
+        self._next_housekeeping = time.monotonic() + _HOUSEKEEPING_S
+        self._locks.tidy(self._store.owners())
+        if self._settings.retention_days:
+            keep = timedelta(days=self._settings.retention_days)
+            for job in self._store.expire(self._store.clock() - keep):
+                self._files.erase(job.id)
+        self._files.sweep(self._is_kept)
+
+    def _is_kept(self, job_id: str) -> bool:
+        try:
+            return self._store.get(job_id).status is not Status.EXPIRED
+        except HepasegError:
+            return False
+
+
+def _ended_by(error: Exception) -> Outcome:
+    """What an attempt comes to that raised; what nobody foresaw goes to the log and not to the client."""
+    if isinstance(error, HandedBack):
+        return Outcome(Status.QUEUED)
+    if isinstance(error, Canceled):
+        return Outcome(Status.CANCELED)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        error = StorageFull("There is no room left for the results.")
+    if isinstance(error, InputError | StorageFull):
+        return Outcome(Status.FAILED, Failure.of(error))
+    _log.error("internal error", exc_info=error)
+    return Outcome(Status.FAILED, INTERNAL_ERROR)
+
+
+def new_worker_id() -> str:
+    """A name that no worker had before."""
+    return f"worker-{secrets.token_hex(6)}"
+
+
+def work(settings: Settings, prepare: Callable[[], tuple[Run, dict[str, object]]]) -> None:
+    """Be a worker until SIGTERM or SIGINT, which hand the running job back.
+
+    `prepare` gives what runs a job and the cards of its networks; it may raise BrokenModel or NotReady, which
+    is published and raised again.
+    """
+    configure_logs(settings.log_level)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    store = Store.open(settings)
+    registry = Registry(store, settings)
+    name = new_worker_id()
+    with OwnerLocks.of(settings).holding(name):
+        registry.say(name, WorkerState.STARTING)
+        try:
+            run, cards = prepare()
+        except (BrokenModel, NotReady) as error:
+            registry.say(name, WorkerState.BROKEN, error.detail)
+            raise
+        registry.say(name, WorkerState.READY, models=cards)
+        Worker(store, settings, run, stop=stop, worker_id=name).loop()
+        registry.leave(name)
+
+
+def main(settings: Settings) -> None:
+    """`hepaseg worker`: load the networks and run jobs. Raises BrokenModel, and NotReady without the device asked for."""
+    work(settings, lambda: _prepare(settings))
+
+
+def _prepare(settings: Settings) -> tuple[Run, dict[str, object]]:
+    from app import pipeline
+    from app.inference.cascade import Cascade
+    from app.inference.manifest import load_networks
+
+    runtime, limits = settings.runtime(), settings.limits()
+    networks = load_networks(settings.models_dir, runtime)
+    cascade = Cascade(networks, runtime)
+
+    def run(work: Work, tell: Progress) -> list[Notice]:
+        request = pipeline.Request(work.scan, work.reference, work.output, limits)
+        report = pipeline.run(request, cascade, tell)
+        told = [found for found in report.quality.findings if found.severity != "info"]
+        return [Notice(code=found.code, detail=found.detail) for found in told]
+
+    return run, {task: _card(network) for task, network in networks.by_task().items()}
+
+
+def _card(network: Network) -> dict[str, object]:
+    return {**network.card.model_dump(mode="json"), "sha256": network.sha256}
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when the process `parent`, which started it, ends."""
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before the kernel knew
+        sys.exit(1)
+
+
+def embedded(arguments: Sequence[str], start: Callable[[Settings], None] = main) -> int:
+    """The embedded worker as a process; gives its exit status."""
+    die_with(int(arguments[0]))
+    try:
+        start(Settings())
+    except (BrokenModel, NotReady) as error:
+        _log.error("networks cannot be used", detail=error.detail)
+        return EXIT_BROKEN
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(embedded(sys.argv[1:]))

@@ -1,0 +1,90 @@
+"""Settings: where, how many, how long. Never what is computed (that travels with the weights).
+
+Each is an environment variable with the prefix HEPASEG_; docs/settings.md names every one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import AfterValidator, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from app.imaging.scan import Limits
+
+if TYPE_CHECKING:
+    from app.inference.network import Runtime
+
+_REPOSITORY = Path(__file__).resolve().parent.parent
+_MIB = 1024 * 1024
+
+Folder = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class Settings(BaseSettings):
+    """How this service runs; made once at the start and passed in, never imported as a global."""
+
+    model_config = SettingsConfigDict(env_prefix="HEPASEG_", frozen=True)
+
+    #: Scans, results and the database live here.
+    data_dir: Folder = Field(default_factory=lambda: Path("data").absolute())
+    #: The folder with manifest.json and the networks.
+    models_dir: Folder = _REPOSITORY / "models"
+    #: Address to listen on; loopback unless said otherwise, for there is no authentication yet.
+    host: str = "127.0.0.1"
+    #: Port to listen on; 0 takes a free one.
+    port: int = Field(8008, ge=0, le=65535)
+    #: Whether `hepaseg serve` starts a worker of its own.
+    embedded_worker: bool = True
+    #: Least severe log lines that are written.
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    #: Threads for the networks; 0 takes one for each core.
+    threads: int = Field(0, ge=0)
+    #: Where the networks run.
+    provider: Literal["cpu", "cuda"] = "cpu"
+    #: Slices in one run of a network; changes speed and memory, never the result.
+    batch: int = Field(8, ge=1)
+    #: What refines the probabilities. The one setting that changes results: for comparisons and oracles.
+    crf_backend: Literal["onnx", "pydensecrf", "none"] = "onnx"
+
+    #: Largest request body.
+    max_upload_bytes: int = Field(2048 * _MIB, ge=1)
+    #: Most voxels in a scan.
+    max_voxels: int = Field(512 * 512 * 1500, ge=1)
+    #: Most bytes that a scan may unpack to.
+    max_unpacked_bytes: int = Field(2048 * _MIB, ge=1)
+    #: Free space on the disk below which no scan is taken.
+    min_free_bytes: int = Field(512 * _MIB, ge=0)
+    #: Most jobs that wait at a time.
+    queue_limit: int = Field(100, ge=1)
+
+    #: Seconds after which a worker that gave no sign has lost its job.
+    lease_s: float = Field(10.0, gt=0)
+    #: Seconds between two looks of an idle worker into the queue.
+    poll_s: float = Field(0.2, gt=0)
+    #: Times a job may take its worker down before it is given up.
+    max_attempts: int = Field(3, ge=1)
+    #: Seconds by which each step of priority goes ahead; more waiting than that outweighs the step.
+    aging_s: float = Field(1800.0, ge=0)
+    #: Seconds a worker that is told to stop may take to hand its job back.
+    stop_s: float = Field(10.0, gt=0)
+    #: Days after which a finished job is erased; 0 keeps it.
+    retention_days: float = Field(30.0, ge=0)
+
+    def runtime(self) -> Runtime:
+        """Where and how fast the networks run."""
+        # Loads ONNX Runtime, which the HTTP process does without.
+        from app.inference.network import Runtime
+
+        return Runtime(self.threads, self.provider, self.batch, self.crf_backend)
+
+    def limits(self) -> Limits:
+        """The largest scan that is read."""
+        return Limits(max_voxels=self.max_voxels, max_bytes=self.max_unpacked_bytes)
+
+    def environment(self) -> dict[str, str]:
+        """These settings as environment variables, for a child process."""
+        prefix = self.model_config["env_prefix"]
+        return {f"{prefix}{name}".upper(): str(getattr(self, name)) for name in type(self).model_fields}
