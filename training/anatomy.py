@@ -1,61 +1,16 @@
-"""The synthetic body behind `training.phantom`: a map of tissues, painted organ by organ, no Hounsfield units yet.
+"""The organs of `training.phantom`, painted one over the other in the order of the functions below.
 
-Coordinates are millimetres of a standard body in LPS directions: x to the patient's left, y to posterior, z to
-superior, the origin in the middle of the body at the height of the porta hepatis. Arrays are (K, J, I): slices, rows
-to posterior, columns to left.
+All lengths are millimetres of the standard body; see `training.tissue` for its directions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
-import numpy.typing as npt
-from scipy.interpolate import BSpline
 
-Float32 = npt.NDArray[np.float32]
-Mask = npt.NDArray[np.bool_]
-Point = tuple[float, float, float]
-Box = tuple[slice, slice, slice]
+from training.tissue import EVERYWHERE, Body, Box, Float32, Point, Tissue
 
-
-class Tissue(IntEnum):
-    """What a voxel of the body consists of."""
-
-    AIR = 0
-    TABLE = 1
-    SKIN = 2
-    FAT = 3
-    MUSCLE = 4
-    VISCERAL_FAT = 5
-    LUNG = 6
-    CORTICAL_BONE = 7
-    MARROW = 8
-    DISC = 9
-    CANAL = 10
-    AORTA = 11
-    VENA_CAVA = 12
-    HEART = 13
-    LIVER = 14
-    LIVER_VESSEL = 15
-    LESION = 16
-    GALLBLADDER = 17
-    SPLEEN = 18
-    BYSTANDER = 19  # a cyst in the spleen that looks like a lesion of the liver
-    KIDNEY_CORTEX = 20
-    KIDNEY_MEDULLA = 21
-    BOWEL_WALL = 22
-    BOWEL_CONTENT = 23
-    BOWEL_CONTRAST = 24
-    GAS = 25
-    PANCREAS = 26
-    VESSEL = 27
-    ADRENAL = 28
-
-
-LIVER_TISSUES = (Tissue.LIVER, Tissue.LIVER_VESSEL)
 FILLING = (Tissue.VISCERAL_FAT,)
 HOLLOW = (Tissue.BOWEL_WALL, Tissue.BOWEL_CONTENT, Tissue.BOWEL_CONTRAST, Tissue.GAS)
 
@@ -76,111 +31,15 @@ class Habitus:
     table_mm: float = 123.0
 
 
-@dataclass(frozen=True, eq=False)
-class Body:
-    """A tissue map being painted.
-
-    x, y, z: float32 (K, J, I), where each voxel lies in the standard body, bends included.
-    axes: the same without the bends, one array per axis (z, y, x). slack_mm: how far the bends reach along each.
-    """
-
-    x: Float32
-    y: Float32
-    z: Float32
-    axes: tuple[Float32, Float32, Float32]
-    slack_mm: tuple[float, float, float]
-    tissue: npt.NDArray[np.uint8]
-
-    def box(self, low: Point, high: Point) -> Box:
-        """The slices (k, j, i) that hold every voxel between the corners `low` and `high` (x, y, z)."""
-        found = []
-        for axis, slack, a, b in zip(self.axes, self.slack_mm, low[::-1], high[::-1], strict=True):
-            inside = np.flatnonzero((axis >= a - slack) & (axis <= b + slack))
-            found.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
-        return found[0], found[1], found[2]
-
-    def around(self, centre: Point, reach: Point) -> Box:
-        """The box of `reach` (x, y, z) to each side of `centre`."""
-        (cx, cy, cz), (rx, ry, rz) = centre, reach
-        return self.box((cx - rx, cy - ry, cz - rz), (cx + rx, cy + ry, cz + rz))
-
-    def level(self, box: Box, centre: Point, radii: Point) -> Float32:
-        """Squared distance from the centre of an ellipsoid, 1 on its surface."""
-        q: Float32 = ((self.x[box] - np.float32(centre[0])) / np.float32(radii[0])) ** 2
-        q += ((self.y[box] - np.float32(centre[1])) / np.float32(radii[1])) ** 2
-        q += ((self.z[box] - np.float32(centre[2])) / np.float32(radii[2])) ** 2
-        return q
-
-    def fill(self, box: Box, inside: Mask, tissue: Tissue, onto: Collection[Tissue] | None = None) -> None:
-        """Make the voxels `inside` of a box `tissue`, if what they were is among `onto`."""
-        view = self.tissue[box]
-        if onto is not None:
-            allowed = np.zeros(256, dtype=bool)
-            allowed[list(onto)] = True
-            inside = inside & allowed[view]
-        view[inside] = tissue
-
-    def ellipsoid(
-        self, tissue: Tissue, centre: Point, radii: Point, onto: Collection[Tissue] | None = None
-    ) -> None:
-        """Paint an ellipsoid with its axes along x, y, z."""
-        box = self.around(centre, radii)
-        self.fill(box, self.level(box, centre, radii) < 1, tissue, onto)
-
-    def tube(
-        self,
-        tissue: Tissue,
-        path: list[Point],
-        radii: tuple[float, float],
-        onto: Collection[Tissue] | None = None,
-    ) -> None:
-        """Paint a tube along the corners of `path` whose radius goes from the first to the second of `radii`."""
-        widths = np.linspace(radii[0], radii[1], len(path))
-        for start, end, r0, r1 in zip(path[:-1], path[1:], widths[:-1], widths[1:], strict=True):
-            self._segment(tissue, (start, end), (float(r0), float(r1)), onto)
-
-    def _segment(
-        self,
-        tissue: Tissue,
-        ends: tuple[Point, Point],
-        radii: tuple[float, float],
-        onto: Collection[Tissue] | None,
-    ) -> None:
-        a, b = np.array(ends[0]), np.array(ends[1])
-        low, high = np.minimum(a, b) - max(radii), np.maximum(a, b) + max(radii)
-        box = self.box((low[0], low[1], low[2]), (high[0], high[1], high[2]))
-        d = (b - a).astype(np.float32)
-        px, py, pz = self.x[box] - a[0], self.y[box] - a[1], self.z[box] - a[2]
-        t = np.clip((px * d[0] + py * d[1] + pz * d[2]) / max(float(d @ d), 1e-6), 0, 1)
-        distance2 = (px - t * d[0]) ** 2 + (py - t * d[1]) ** 2 + (pz - t * d[2]) ** 2
-        self.fill(box, distance2 < (radii[0] + t * (radii[1] - radii[0])) ** 2, tissue, onto)
-
-
-def smooth_field(
-    rng: np.random.Generator, axes_mm: tuple[Float32, Float32, Float32], wavelength_mm: float
-) -> Float32:
-    """A random smooth field, float32 over the product of three axes, of unit variance or somewhat less."""
-    bases = []
-    for axis in axes_mm:
-        first, last = float(axis.min()), float(axis.max())
-        count = int(np.ceil((last - first) / wavelength_mm)) + 4
-        knots = first + wavelength_mm * (np.arange(count + 4) - 3.5)
-        bases.append(BSpline.design_matrix(axis.astype(np.float64), knots, 3).toarray().astype(np.float32))
-    lattice = rng.standard_normal([basis.shape[1] for basis in bases], dtype=np.float32) * np.float32(3.0)
-    for basis in bases:  # each turn contracts the first axis and appends the fine one
-        lattice = np.tensordot(lattice, basis, axes=(0, 1))
-    return lattice
-
-
 def paint(body: Body, habitus: Habitus, rng: np.random.Generator) -> None:
     """Paint a whole abdomen, from the table to the vessels of the liver; lesions come later."""
     _trunk(body, habitus)
     _lungs(body, habitus)
-    _ribs(body, habitus)
+    _ribs(body)
     _spine(body)
     _great_vessels(body)
     _bowel(body, habitus, rng)
-    _upper_organs(body, habitus, rng)
+    _upper_organs(body, habitus)
     _liver(body, habitus)
     _over_the_liver(body, habitus)
     _liver_vessels(body, rng)
@@ -194,7 +53,6 @@ def _oval(body: Body, box: Box, half: tuple[float, float], y0: float) -> Float32
     return level
 
 
-EVERYWHERE: Box = (slice(None), slice(None), slice(None))
 CAVITY = ((137.0, 86.0), -8.0)
 
 
@@ -232,8 +90,8 @@ def diaphragm(body: Body, box: Box, habitus: Habitus) -> Float32:
     right = 70 - 92 * (((x + 62) / 84) ** 2 + ((y + 4) / 92) ** 2) ** 1.5
     left = 58 - 92 * (((x - 66) / 84) ** 2 + ((y + 2) / 90) ** 2) ** 1.5
     middle = 48 - 60 * ((x / 90) ** 2 + ((y + 40) / 70) ** 2)
-    height: Float32 = np.maximum(np.maximum(right, left), np.maximum(middle, -45)) + habitus.diaphragm_mm
-    return height
+    dome: Float32 = np.maximum(np.maximum(right, left), np.maximum(middle, np.float32(-45)))
+    return dome + np.float32(habitus.diaphragm_mm)
 
 
 def _lungs(body: Body, habitus: Habitus) -> None:
@@ -252,7 +110,7 @@ def _lungs(body: Body, habitus: Habitus) -> None:
     body.ellipsoid(Tissue.MUSCLE, (14, 12, 110), (9, 7, 75), (Tissue.VISCERAL_FAT, Tissue.LUNG))
 
 
-def _ribs(body: Body, habitus: Habitus) -> None:
+def _ribs(body: Body) -> None:
     """Twelve slanting ribs in the wall: seven or so cross each slice on either side."""
     outer, inner = _oval(body, EVERYWHERE, (145, 96), -3), _oval(body, EVERYWHERE, (138.5, 88.5), -6)
     shell = (outer < 1) & (inner > 1)
@@ -326,7 +184,7 @@ def _loop(body: Body, centre: Point, rng: np.random.Generator) -> None:
     body.tube(content, path, (radius - 3, radius - 3), (Tissue.BOWEL_WALL,))
 
 
-def _upper_organs(body: Body, habitus: Habitus, rng: np.random.Generator) -> None:
+def _upper_organs(body: Body, habitus: Habitus) -> None:
     soft = (*FILLING, *HOLLOW)
     lift = habitus.diaphragm_mm
     body.tube(Tissue.PANCREAS, [(-28, 2, -34), (5, -4, -22), (45, 2, -8), (80, 22, 4)], (14, 9), soft)
@@ -354,7 +212,7 @@ def _upper_organs(body: Body, habitus: Habitus, rng: np.random.Generator) -> Non
 
 
 def _liver(body: Body, habitus: Habitus) -> None:
-    """The right lobe, the left lobe and the caudate melted together, hollowed from below, under the diaphragm."""
+    """Right lobe, left lobe and caudate melted together, hollowed from below, under the diaphragm."""
     s, left = habitus.liver, habitus.left_lobe
     box = body.box((-140, -96, -110), (110, 90, 90))
     x, y, z = body.x[box], body.y[box], body.z[box]
@@ -389,15 +247,13 @@ def _over_the_liver(body: Body, habitus: Habitus) -> None:
             Tissue.VISCERAL_FAT, sinus, (17 * k, 9 * k, 26 * k), (Tissue.KIDNEY_CORTEX, Tissue.KIDNEY_MEDULLA)
         )
         body.tube(Tissue.VESSEL, [sinus, (side * 24, 30, z + 8)], (5, 4), FILLING)
-    body.tube(
-        Tissue.VENA_CAVA, [(-20, 30, -300), (-20, 30, -20), (-20, 22, 50), (-14, 12, 90)], (12, 12), None
-    )
+    body.tube(Tissue.VENA_CAVA, [(-20, 30, -300), (-20, 30, -20), (-20, 22, 50), (-14, 12, 90)], (12, 12), None)
     body.ellipsoid(Tissue.VISCERAL_FAT, (-44, -42, -36), (19, 28, 32), (Tissue.LIVER,))
     body.ellipsoid(Tissue.GALLBLADDER, (-44, -42, -36), (16, 25, 29), (*FILLING, *HOLLOW, Tissue.LIVER))
 
 
 def _liver_vessels(body: Body, rng: np.random.Generator) -> None:
-    """Hepatic veins gather in the vena cava under the diaphragm; the portal vein comes in below and branches."""
+    """Hepatic veins gather in the vena cava under the diaphragm; the portal vein branches from below."""
     onto = (Tissue.LIVER, Tissue.VISCERAL_FAT)
     body.tube(Tissue.VESSEL, [(0, 6, -18), (-24, -2, -8)], (8, 7), onto)
     cava, porta = (-24.0, 16.0, 44.0), (-26.0, -4.0, -6.0)

@@ -1,9 +1,10 @@
 """A synthetic abdominal CT whose truth is known voxel by voxel.
 
-    python -m training.phantom OUT_DIR [--seed N] [--slices N] [--size N]    writes ct.nii.gz and labels.nii.gz
+    python -m training.phantom OUT_DIR [--seed N] [--slices N] [--size N]
 
-Made for the demonstration, for tests, and as extra training material; it is no patient. With `noise_hu=0` every voxel
-has exactly the value that `HOUNSFIELD` gives its tissue, so a test can pick organs by a threshold:
+writes ct.nii.gz and labels.nii.gz. Made for the demonstration, for tests, and as extra training material; it is
+no patient. With `noise_hu=0` every voxel has exactly the value that `HOUNSFIELD` gives its tissue, so that a test
+can pick organs by a threshold:
 
 - `LIVER_RANGE_HU` holds the liver with its vessels and lesions, and nothing else in the picture;
 - `LESION_RANGE_HU` holds the lesions in the liver and nothing else;
@@ -22,56 +23,34 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from app.imaging.volume import Geometry, Label, Segmentation, Volume
-from training.anatomy import LIVER_TISSUES, Body, Float32, Habitus, Point, Tissue, paint, smooth_field
+from training.anatomy import paint
+from training.habitus import HOUNSFIELD, Plan, PlannedLesion, random_plan, standard_plan
+from training.tissue import LIVER_TISSUES, Body, Box, Float32, Point, Tissue, smooth_field
 
-#: Hounsfield units of each tissue in the portal-venous phase. The liver lies lower than the spleen, muscle lower than
-#: every lesion, so that the ranges below are free of other tissues.
-HOUNSFIELD: dict[Tissue, int] = {
-    Tissue.AIR: -1000,
-    Tissue.TABLE: 180,
-    Tissue.SKIN: 10,
-    Tissue.FAT: -105,
-    Tissue.MUSCLE: 52,
-    Tissue.VISCERAL_FAT: -100,
-    Tissue.LUNG: -860,
-    Tissue.CORTICAL_BONE: 620,
-    Tissue.MARROW: 190,
-    Tissue.DISC: 58,
-    Tissue.CANAL: 25,
-    Tissue.AORTA: 160,
-    Tissue.VENA_CAVA: 140,
-    Tissue.HEART: 138,
-    Tissue.LIVER: 105,
-    Tissue.LIVER_VESSEL: 126,
-    Tissue.LESION: 70,
-    Tissue.GALLBLADDER: 8,
-    Tissue.SPLEEN: 134,
-    Tissue.BYSTANDER: 64,
-    Tissue.KIDNEY_CORTEX: 175,
-    Tissue.KIDNEY_MEDULLA: 145,
-    Tissue.BOWEL_WALL: 55,
-    Tissue.BOWEL_CONTENT: 22,
-    Tissue.BOWEL_CONTRAST: 320,
-    Tissue.GAS: -950,
-    Tissue.PANCREAS: 57,
-    Tissue.VESSEL: 150,
-    Tissue.ADRENAL: 50,
-}
+__all__ = [
+    "HOUNSFIELD",
+    "LESION_LIKE_RANGE_HU",
+    "LESION_RANGE_HU",
+    "LIVER_RANGE_HU",
+    "Phantom",
+    "PhantomLesion",
+    "Tissue",
+    "abdomen",
+]
+
 LIVER_RANGE_HU = (67, 129)
 LESION_RANGE_HU = (67, 80)
 LESION_LIKE_RANGE_HU = (60, 80)
 
 #: The standard body needs this much room in mm (x, y, z); a smaller field of view gets a smaller body.
 ROOM_MM = (350.0, 290.0, 170.0)
-#: Where the middle of the picture lies in the patient, RAS mm: nowhere special, so that a forgotten origin shows.
+#: Where the middle of the picture lies in the patient, RAS mm: an odd place, so that a forgotten origin shows.
 CENTRE_MM = (6.0, -14.0, -482.0)
-#: Diameters of the first lesions in mm; later ones start again at half the size.
-DIAMETERS_MM = (36.0, 24.0, 17.0, 28.0, 13.0)
 
 
 @dataclass(frozen=True)
 class PhantomLesion:
-    """A lesion as it was put in: an ellipsoid, centre in RAS mm, half-axes along x, y, z in mm, and its HU."""
+    """A lesion as it was put in: an ellipsoid, its centre in RAS mm, its half-axes along x, y, z in mm."""
 
     centre_mm: Point
     radii_mm: Point
@@ -87,34 +66,6 @@ class Phantom:
     lesions: tuple[PhantomLesion, ...]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that `randomise` varies."""
-
-    habitus: Habitus = Habitus()
-    hounsfield: dict[Tissue, float] | None = None
-    scale: Point = (1.0, 1.12, 1.0)
-    shift_mm: Point = (0.0, 0.0, 0.0)
-    rotation_rad: float = 0.0
-    bend_mm: float = 5.0
-    lesions: tuple[PlannedLesion, ...] = ()
-    texture_hu: float = 2.5
-    blur_voxels: tuple[float, float] = (0.55, 0.35)
-    grain_mm: float = 0.7
-
-
-@dataclass(frozen=True)
-class PlannedLesion:
-    """A lesion that still needs a place. rim_hu: HU of its outer third. soft: 0 sharp … 1 fades towards its edge."""
-
-    radii_mm: Point
-    hu: float
-    rim_hu: float | None = None
-    soft: float = 0.0
-    ragged: float = 0.0
-    inside: float = 1.0  # how much of it must lie in the liver; the rest is cut off
-
-
 def abdomen(
     seed: int = 0,
     shape: tuple[int, int, int] = (256, 256, 60),
@@ -127,13 +78,13 @@ def abdomen(
     """Make the phantom that belongs to a seed: same arguments, same voxels.
 
     shape, spacing_mm: of an LPS grid (columns to left, rows to posterior, slices to superior).
-    noise_hu: standard deviation of the noise; 0 also leaves out texture and partial volumes, so that each voxel has
-    exactly the HU of its tissue. lesions: how many, as far as they find room. randomise: vary body, contrast phase,
-    lesions (number, size, HU, shape), position and noise, as training wants; `lesions` is then the largest number.
+    noise_hu: standard deviation of the noise; 0 also leaves out texture and partial volumes, so that each voxel
+    has exactly the HU of its tissue. lesions: how many. randomise: vary body, contrast phase, lesions (number,
+    size, HU, shape), position and noise, as training wants; `lesions` is then the largest number.
     """
     rng = np.random.default_rng(seed)
     room = tuple(min(1.0, n * s / r) for n, s, r in zip(shape, spacing_mm, ROOM_MM, strict=True))
-    plan = _random_plan(rng, lesions) if randomise else _standard_plan(lesions, spacing_mm, min(room))
+    plan = random_plan(rng, lesions) if randomise else standard_plan(lesions, spacing_mm, min(room))
     scale = (plan.scale[0] * min(room[:2]), plan.scale[1] * min(room[:2]), plan.scale[2] * room[2])
     body = _body(rng, shape, spacing_mm, replace(plan, scale=scale))
     paint(body, plan.habitus, rng)
@@ -169,7 +120,7 @@ class _Grid:
         x, y, z = (o + d * np.arange(n) for o, d, n in zip(origin, diagonal, geometry.shape, strict=True))
         self.z, self.y, self.x = z[:, None, None], y[None, :, None], x[None, None, :]
 
-    def around(self, centre_mm: Point, reach_mm: Point) -> tuple[slice, slice, slice]:
+    def around(self, centre_mm: Point, reach_mm: Point) -> Box:
         """The slices (k, j, i) of the voxels at most `reach_mm` (x, y, z) from a point."""
         found = []
         for axis, c, r in zip((self.z, self.y, self.x), centre_mm[::-1], reach_mm[::-1], strict=True):
@@ -177,9 +128,7 @@ class _Grid:
             found.append(slice(int(inside[0]), int(inside[-1]) + 1) if len(inside) else slice(0, 0))
         return found[0], found[1], found[2]
 
-    def level(
-        self, box: tuple[slice, slice, slice], centre_mm: Point, radii_mm: Point
-    ) -> npt.NDArray[np.float64]:
+    def level(self, box: Box, centre_mm: Point, radii_mm: Point) -> npt.NDArray[np.float64]:
         """Squared distance from the centre of an ellipsoid, 1 on its surface."""
         x = (self.x[:, :, box[2]] - centre_mm[0]) / radii_mm[0]
         y = (self.y[:, box[1]] - centre_mm[1]) / radii_mm[1]
@@ -221,7 +170,7 @@ def _bystander(body: Body, spacing_mm: Point) -> None:
 class _Placed:
     described: PhantomLesion
     wanted: PlannedLesion
-    box: tuple[slice, slice, slice]
+    box: Box
     level: npt.NDArray[np.float64]
 
 
@@ -240,9 +189,7 @@ def _place(body: Body, grid: _Grid, wanted: PlannedLesion, rng: np.random.Genera
     return None
 
 
-def _try(
-    body: Body, grid: _Grid, wanted: PlannedLesion, centre_mm: Point, rng: np.random.Generator
-) -> _Placed | None:
+def _try(body: Body, grid: _Grid, wanted: PlannedLesion, centre_mm: Point, rng: np.random.Generator) -> _Placed | None:
     gap = [2.1 * s for s in grid.geometry.spacing_mm]
     rx, ry, rz = wanted.radii_mm
     wide = (rx + gap[0], ry + gap[1], rz + gap[2])
@@ -266,24 +213,24 @@ def _try(
 def _hounsfield(body: Body, plan: Plan, placed: Sequence[_Placed]) -> Float32:
     """HU of each voxel before any imaging: float32 (K, J, I)."""
     table = np.zeros(256, dtype=np.float32)
-    for tissue, hu in (plan.hounsfield or HOUNSFIELD).items():
+    for tissue, hu in plan.hounsfield.items():
         table[tissue] = hu
     hounsfield: Float32 = table[body.tissue]
     for lesion in placed:
         wanted, view = lesion.wanted, hounsfield[lesion.box]
         mine = (lesion.level < 1) & (body.tissue[lesion.box] == Tissue.LESION)
-        hu = np.full(lesion.level.shape, wanted.hu)
+        core = np.full(lesion.level.shape, wanted.hu)
         if wanted.rim_hu is not None:
-            hu[lesion.level > 0.6] = wanted.rim_hu
+            core[lesion.level > 0.6] = wanted.rim_hu
         weight = 1 - wanted.soft * np.clip(lesion.level, 0, 1) ** 2
-        view[mine] = (weight * hu + (1 - weight) * table[Tissue.LIVER])[mine]
+        view[mine] = (weight * core + (1 - weight) * table[Tissue.LIVER])[mine]
     return hounsfield
 
 
 def _acquire(
     hounsfield: Float32, body: Body, grid: _Grid, plan: Plan, noise_hu: float, rng: np.random.Generator
 ) -> None:
-    """Turn HU into a picture in place: texture, partial volumes, and noise with the grain of a reconstruction kernel."""
+    """Turn HU into a picture in place: texture, partial volumes, and noise with a kernel's grain."""
     fine = smooth_field(rng, body.axes, 9.0)
     strength = np.full(256, plan.texture_hu, dtype=np.float32)
     strength[Tissue.VISCERAL_FAT], strength[Tissue.MARROW] = 4 * plan.texture_hu, 14 * plan.texture_hu
@@ -297,78 +244,6 @@ def _acquire(
     ndimage.gaussian_filter(noise, (0.0, plan.grain_mm / sy, plan.grain_mm / sx), output=noise, truncate=3.0)
     noise *= np.float32(noise_hu / max(float(noise[noise.shape[0] // 2].std()), 1e-6))
     hounsfield += noise
-
-
-def _standard_plan(lesions: int, spacing_mm: Point, room: float) -> Plan:
-    """The body of the demonstration: sharp, round lesions, none smaller than a voxel."""
-    planned = []
-    for n in range(lesions):
-        diameter = DIAMETERS_MM[n % len(DIAMETERS_MM)] / (1 + n // len(DIAMETERS_MM)) * room
-        radius = max(diameter / 2, 1.1 * max(spacing_mm))
-        planned.append(
-            PlannedLesion((radius, 0.88 * radius, 0.94 * radius), float(HOUNSFIELD[Tissue.LESION]))
-        )
-    return Plan(lesions=tuple(planned))
-
-
-def _random_plan(rng: np.random.Generator, lesions: int) -> Plan:
-    hounsfield = _random_hounsfield(rng)
-    liver = hounsfield[Tissue.LIVER]
-    sx, sy = rng.uniform(0.84, 1.14), rng.uniform(0.9, 1.25)
-    habitus = Habitus(
-        fat_mm=rng.uniform(4, 32),
-        diaphragm_mm=rng.uniform(-18, 16),
-        liver=rng.uniform(0.86, 1.14),
-        left_lobe=rng.uniform(0.65, 1.25),
-        spleen=rng.uniform(0.65, 1.25),
-        kidneys=rng.uniform(0.75, 1.15),
-        stomach_gas=rng.uniform(0, 0.8),
-        bowel_loops=int(rng.integers(30, 110)),
-        arms=bool(rng.random() < 0.3),
-        table_mm=rng.uniform(118, 145),
-    )
-    return Plan(
-        habitus=habitus,
-        hounsfield=hounsfield,
-        scale=(sx, sy, rng.uniform(0.85, 1.2)),
-        shift_mm=(rng.normal(0, 12), rng.normal(0, 10), rng.uniform(-55, 45)),
-        rotation_rad=rng.normal(0, 0.06),
-        bend_mm=rng.uniform(3, 8),
-        lesions=tuple(_random_lesion(rng, liver) for _ in range(int(rng.integers(0, lesions + 1)))),
-        texture_hu=rng.uniform(1, 5),
-        blur_voxels=(rng.uniform(0.4, 0.9), rng.uniform(0.0, 0.6)),
-        grain_mm=rng.uniform(0.4, 1.1),
-    )
-
-
-def _random_hounsfield(rng: np.random.Generator) -> dict[Tissue, float]:
-    """Unenhanced to late portal-venous; one liver in six is fatty."""
-    enhancement = rng.uniform(0, 1.3)
-    unenhanced = {
-        Tissue.LIVER: 58, Tissue.LIVER_VESSEL: 42, Tissue.SPLEEN: 48, Tissue.AORTA: 42, Tissue.VENA_CAVA: 42,
-        Tissue.HEART: 42, Tissue.VESSEL: 42, Tissue.KIDNEY_CORTEX: 34, Tissue.KIDNEY_MEDULLA: 32,
-        Tissue.PANCREAS: 40, Tissue.MUSCLE: 50, Tissue.BOWEL_WALL: 38, Tissue.ADRENAL: 30,
-    }  # fmt: skip
-    hounsfield: dict[Tissue, float] = {}
-    for tissue, hu in HOUNSFIELD.items():
-        start = unenhanced.get(tissue, hu)
-        hounsfield[tissue] = start + enhancement * (hu - start) + rng.normal(0, 6)
-    hounsfield[Tissue.PANCREAS] += 40 * enhancement
-    if rng.random() < 1 / 6:
-        hounsfield[Tissue.LIVER] -= rng.uniform(20, 65)
-    hounsfield[Tissue.LIVER_VESSEL] += enhancement * rng.uniform(0, 45)
-    hounsfield[Tissue.AIR] = -1000.0
-    return hounsfield
-
-
-def _random_lesion(rng: np.random.Generator, liver_hu: float) -> PlannedLesion:
-    radius = 0.5 * float(np.exp(rng.uniform(np.log(4), np.log(50))))
-    x, y, z = radius * rng.uniform(0.75, 1.25, 3)
-    contrast = rng.uniform(15, 60) if rng.random() < 0.15 else -rng.uniform(15, 75)
-    rim = liver_hu + rng.uniform(-10, 35) if rng.random() < 0.2 else None
-    return PlannedLesion(
-        (x, y, z), liver_hu + contrast, rim, soft=rng.uniform(0, 0.8), ragged=rng.uniform(0, 0.6), inside=0.6
-    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
