@@ -1,0 +1,108 @@
+"""Liver → region → lesions → CRF: a volume becomes a segmentation on the very grid it came on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from app.errors import NoLiver
+from app.imaging.region import bounding_box, largest_component
+from app.imaging.volume import Label, Mask, Segmentation, Volume
+from app.inference.crf import refine
+from app.inference.manifest import Networks
+from app.inference.network import CrfParameters, Hounsfield, Probability, Runtime
+
+#: What is smaller is not reported as a liver: a newborn's is about 100 ml, and what a network paints by
+#: mistake into a scan without one is mostly a few ml of spleen, bowel or table.
+SMALLEST_LIVER_ML = 20.0
+
+#: (stage "liver" | "lesion" | "crf", fraction 0..1 of that stage), once a batch or more. It may raise.
+Progress = Callable[[str, float], None]
+
+#: Millimetres along (k, j, i).
+Spacing = tuple[float, float, float]
+
+
+class Cascade:
+    """The networks one after the other; they come checked from `load_networks` with the same `runtime`."""
+
+    def __init__(self, networks: Networks, runtime: Runtime) -> None:
+        self.networks = networks
+        self.runtime = runtime
+        self._refines = CrfParameters.model_validate(networks.crf.card.parameters).refines
+
+    def segment(self, volume: Volume, on_progress: Progress) -> Segmentation:
+        """Liver and lesions of a CT, on `volume.geometry`. Raises NoLiver and what `on_progress` raises."""
+        upright = volume.reoriented("LPS")
+        hounsfield_kji = upright.voxels.T
+        i_mm, j_mm, k_mm = upright.geometry.spacing_mm
+        spacing_mm: Spacing = (k_mm, j_mm, i_mm)
+
+        liver, liver_probability = self._liver(hounsfield_kji, on_progress)
+        _require_a_liver(liver, spacing_mm)
+        box = bounding_box(liver, spacing_mm, _stated(self.networks.lesion.card.roi_margin_mm)).slices
+        hounsfield, liver = hounsfield_kji[box], liver[box]
+        lesion_probability = self.networks.lesion.run(
+            hounsfield, liver, lambda fraction: on_progress("lesion", fraction)
+        )
+        found = {"lesion": lesion_probability}
+        if liver_probability is not None:
+            found["liver"] = liver_probability[box]
+        refined = self._refined(found, hounsfield, spacing_mm, on_progress)
+        if "liver" in refined:
+            liver = largest_component(refined["liver"] >= _stated(self.networks.liver.card.threshold))
+            _require_a_liver(liver, spacing_mm)
+        lesion = (refined["lesion"] >= _stated(self.networks.lesion.card.threshold)) & liver
+
+        labels_kji = np.zeros(hounsfield_kji.shape, np.uint8)
+        labels_kji[box] = np.where(lesion, Label.LESION, np.where(liver, Label.LIVER, Label.BACKGROUND))
+        turned = Segmentation(labels_kji.T, upright.geometry).reoriented(volume.geometry.axis_codes)
+        # there and back rounds the affine in its last digits: the labels get the very grid that came in
+        return Segmentation(turned.labels, volume.geometry)
+
+    def _liver(self, hounsfield_kji: Hounsfield, on_progress: Progress) -> tuple[Mask, Probability | None]:
+        """The largest component (K, J, I), and the probability of all voxels if the CRF is to refine it."""
+        threshold = _stated(self.networks.liver.card.threshold)
+        mask = np.zeros(hounsfield_kji.shape, np.bool_)
+        # four bytes a voxel of the whole scan: kept only if somebody looks at them again
+        kept = np.empty(hounsfield_kji.shape, np.float32) if "liver" in self._refines else None
+        for part, probability in self.networks.liver.batches(hounsfield_kji):
+            mask[part] = probability >= threshold
+            if kept is not None:
+                kept[part] = probability
+            on_progress("liver", part.stop / len(mask))
+        return largest_component(mask), kept
+
+    def _refined(
+        self,
+        found: dict[str, Probability],
+        hounsfield: Hounsfield,
+        spacing_mm: Spacing,
+        on_progress: Progress,
+    ) -> dict[str, Probability]:
+        """The probabilities of the region by name, those that the CRF's card lists refined."""
+        refined = dict(found)
+        on_progress("crf", 0.0)
+        for done, name in enumerate(self._refines, start=1):
+            refined[name] = refine(found[name], hounsfield, spacing_mm, self.networks.crf)
+            on_progress("crf", done / len(self._refines))
+        if not self._refines:
+            on_progress("crf", 1.0)
+        return refined
+
+
+def _require_a_liver(liver: Mask, spacing_mm: Spacing) -> None:
+    volume_ml = int(liver.sum()) * float(np.prod(spacing_mm)) / 1000
+    if volume_ml < SMALLEST_LIVER_ML:
+        raise NoLiver(
+            f"No liver was found: the largest piece that looks like one has {volume_ml:.1f} ml, and at least "
+            f"{SMALLEST_LIVER_ML:.0f} ml are expected. Is the upper abdomen in the scan?"
+        )
+
+
+def _stated(number: float | None) -> float:
+    """A number that the card of a checked network has."""
+    if number is None:
+        raise AssertionError("a checked card states its numbers")
+    return number

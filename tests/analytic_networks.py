@@ -1,0 +1,221 @@
+"""Hand-written ONNX graphs that stand in for trained networks, and a models folder made of them.
+
+They threshold Hounsfield units, so on a phantom without noise the whole service has an exact answer. A probability
+is one of three values, so that a threshold which is not taken from the card shows:
+
+    SURE 0.9    DOUBTFUL 0.45    NO 0.05        with the cards' threshold of 0.4, a doubtful voxel belongs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+SURE, DOUBTFUL, NO = 0.9, 0.45, 0.05
+Range = tuple[float, float]
+
+CARD = {
+    "contract": "hepaseg/1",
+    "version": "0.0.1",
+    "labels": "0 background, 1 liver, 2 lesion",
+    "preprocessing": "none",
+    "trained_on": "nothing: written by hand for the tests",
+    "trained_with": "",
+    "metrics": "{}",
+    "source_commit": "",
+    "licence": "Apache-2.0",
+    "intended_use": "tests only",
+    "threshold": "0.4",
+    "roi_margin_mm": "",
+}
+CRF_PARAMETERS = {
+    "refines": ["liver", "lesion"],
+    "iterations": 1,
+    "appearance_weight": 0.0,
+    "appearance_mm": 1.0,
+    "appearance_hu": 1.0,
+    "smoothness_weight": 0.0,
+    "smoothness_mm": 1.0,
+}
+HOUNSFIELD = ("hounsfield", TensorProto.INT16, ["slices", "rows", "columns"])
+LIVER = ("liver", TensorProto.BOOL, ["slices", "rows", "columns"])
+PROBABILITY = ("probability", TensorProto.FLOAT, ["slices", "rows", "columns"])
+SPACING = ("spacing_mm", TensorProto.FLOAT, [3])
+REFINED = ("refined", TensorProto.FLOAT, ["slices", "rows", "columns"])
+
+
+class GraphWriter:
+    """Collects nodes and constants, one method call per node."""
+
+    def __init__(self) -> None:
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: list[onnx.TensorProto] = []
+
+    def constant(self, value, dtype=np.float32) -> str:
+        name = f"c{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype), name))
+        return name
+
+    def add(self, operator: str, *inputs: str, output: str | None = None, **attributes) -> str:
+        output = output or f"n{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [output], **attributes))
+        return output
+
+    def within(self, hounsfield: str, bounds: Range) -> str:
+        """Bool: lower <= HU <= upper."""
+        low = self.add("GreaterOrEqual", hounsfield, self.constant(bounds[0]))
+        return self.add("And", low, self.add("LessOrEqual", hounsfield, self.constant(bounds[1])))
+
+    def position(self, of: str, axis: int, *, from_end: bool = False) -> str:
+        """Int64 index along `axis`, shaped to be broadcast over `of`."""
+        size = self.add("Gather", self.add("Shape", of), self.constant(axis, np.int64))
+        index = self.add("Range", self.constant(0, np.int64), size, self.constant(1, np.int64))
+        if from_end:
+            last = self.add("Sub", size, self.constant(1, np.int64))
+            index = self.add("Sub", last, index)
+        shape = [1, 1, 1]
+        shape[axis] = -1
+        return self.add("Reshape", index, self.constant(shape, np.int64))
+
+    def answer(self, sure: str, doubtful: str | None = None, output: str = "probability") -> None:
+        """Bool masks to the output's probability."""
+        rest = self.constant(NO)
+        if doubtful is not None:
+            rest = self.add("Where", doubtful, self.constant(DOUBTFUL), rest)
+        self.add("Where", sure, self.constant(SURE), rest, output=output)
+
+    def bytes(self, inputs, outputs, card: Mapping[str, str]) -> bytes:
+        graph = helper.make_graph(
+            self.nodes,
+            "analytic",
+            [helper.make_tensor_value_info(*each) for each in inputs],
+            [helper.make_tensor_value_info(*each) for each in outputs],
+            self.constants,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+        onnx.checker.check_model(model)
+        helper.set_model_props(model, dict(card))
+        return model.SerializeToString()
+
+
+def card(task: str, **changes: str) -> dict[str, str]:
+    """The metadata of a hand-written network; `changes` are strings, as in the file."""
+    own = {"name": f"analytic-{task}", "task": task}
+    if task == "lesion":
+        own["roi_margin_mm"] = "10"
+    if task == "crf":
+        own |= {"threshold": "", "parameters": json.dumps(CRF_PARAMETERS)}
+    return CARD | own | changes
+
+
+def liver_graph(
+    liver_hu: Range, doubtful_hu: Range = (1, 0), *, blind_on_the_left: bool = False, **changes: str
+) -> bytes:
+    """Sure of one range of HU, in doubt about another; it may be blind in the patient's left half of the picture."""
+    graph = GraphWriter()
+    hounsfield = graph.add("Cast", "hounsfield", to=TensorProto.FLOAT)
+    sure = graph.within(hounsfield, liver_hu)
+    doubtful = graph.within(hounsfield, doubtful_hu)
+    if blind_on_the_left:
+        nearer_right = graph.add(
+            "Less", graph.position("hounsfield", 2), graph.position("hounsfield", 2, from_end=True)
+        )
+        sure, doubtful = graph.add("And", sure, nearer_right), graph.add("And", doubtful, nearer_right)
+    graph.answer(sure, doubtful)
+    return graph.bytes([HOUNSFIELD], [PROBABILITY], card("liver", **changes))
+
+
+def lesion_graph(
+    lesion_hu: Range, doubtful_hu: Range = (1, 0), *, sloppy: bool = False, **changes: str
+) -> bytes:
+    """Lesions by a range of HU: in the liver only, or, if sloppy, wherever that range occurs."""
+    graph = GraphWriter()
+    hounsfield = graph.add("Cast", "hounsfield", to=TensorProto.FLOAT)
+    sure, doubtful = graph.within(hounsfield, lesion_hu), graph.within(hounsfield, doubtful_hu)
+    if not sloppy:
+        sure, doubtful = graph.add("And", sure, "liver"), graph.add("And", doubtful, "liver")
+    graph.answer(sure, doubtful)
+    return graph.bytes([HOUNSFIELD, LIVER], [PROBABILITY], card("lesion", **changes))
+
+
+def ruler_graph(rows: tuple[int, int], columns: tuple[int, int], **changes: str) -> bytes:
+    """A "lesion" wherever the region's edge is near: in its first and last so many rows and columns.
+
+    It shows how much margin the cascade left around the liver.
+    """
+    graph = GraphWriter()
+    near = []
+    for axis, widths in ((1, rows), (2, columns)):
+        for width, from_end in zip(widths, (False, True), strict=True):
+            position = graph.position("hounsfield", axis, from_end=from_end)
+            near.append(graph.add("Less", position, graph.constant(width, np.int64)))
+    any_near = near[0]
+    for other in near[1:]:
+        any_near = graph.add("Or", any_near, other)
+    everywhere = graph.add("Or", "liver", graph.add("Not", "liver"))
+    graph.answer(graph.add("And", any_near, everywhere))
+    return graph.bytes([HOUNSFIELD, LIVER], [PROBABILITY], card("lesion", **changes))
+
+
+def crf_graph(
+    refines: tuple[str, ...] = ("liver", "lesion"),
+    *,
+    only_hu: Range | None = None,
+    only_spacing_mm: tuple[float, float, float] | None = None,
+    **changes: str,
+) -> bytes:
+    """A CRF that changes nothing; or says no outside a range of HU, or everywhere but at one spacing (k, j, i)."""
+    graph = GraphWriter()
+    refined = graph.add("Identity", "probability")
+    if only_hu is not None:
+        hounsfield = graph.add("Cast", "hounsfield", to=TensorProto.FLOAT)
+        refined = graph.add("Where", graph.within(hounsfield, only_hu), refined, graph.constant(NO))
+    if only_spacing_mm is not None:
+        error = graph.add("Abs", graph.add("Sub", "spacing_mm", graph.constant(only_spacing_mm)))
+        worst = graph.add("ReduceMax", error, graph.constant([0], np.int64), keepdims=0)
+        refined = graph.add("Where", graph.add("Less", worst, graph.constant(1e-3)), refined, graph.constant(NO))
+    graph.add("Identity", refined, output="refined")
+    parameters = json.dumps(CRF_PARAMETERS | {"refines": refines})
+    described = card("crf", **({"parameters": parameters} | changes))
+    return graph.bytes([PROBABILITY, HOUNSFIELD, SPACING], [REFINED], described)
+
+
+def write_models(folder: Path, *, liver: bytes, lesion: bytes, crf: bytes | None = None) -> Path:
+    """A models folder with these graphs; the lesion network's card is made to name this liver network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    liver_sha256 = hashlib.sha256(liver).hexdigest()
+    graphs = {
+        "liver": liver,
+        "lesion": with_card(lesion, trained_with=liver_sha256),
+        "crf": crf if crf is not None else crf_graph(),
+    }
+    networks = {}
+    for task, graph in graphs.items():
+        file = f"{task}-0.0.1.onnx"
+        (folder / file).write_bytes(graph)
+        networks[task] = {"file": file, "sha256": hashlib.sha256(graph).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps({"contract": "hepaseg/1", "networks": networks}))
+    return folder
+
+
+def with_card(graph: bytes, **changes: str | None) -> bytes:
+    """The same graph with entries of its card changed; None removes one."""
+    model = onnx.load_from_string(graph)
+    properties = {each.key: each.value for each in model.metadata_props}
+    properties.update({key: value for key, value in changes.items() if value is not None})
+    kept = {key: value for key, value in properties.items() if changes.get(key, "") is not None}
+    helper.set_model_props(model, kept)
+    return model.SerializeToString()
+
+
+def phantom_models(folder: Path) -> Path:
+    """Networks that segment `training.phantom.abdomen(noise_hu=0)` exactly."""
+    from training.phantom import LESION_RANGE_HU, LIVER_RANGE_HU
+
+    return write_models(folder, liver=liver_graph(LIVER_RANGE_HU), lesion=lesion_graph(LESION_RANGE_HU))

@@ -1,0 +1,191 @@
+"""What a network must say about itself, and what happens to one that does not."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from app.errors import BrokenModel, Canceled, NotReady
+from app.inference.network import ModelCard, Network, Runtime
+from tests.analytic_networks import (
+    CRF_PARAMETERS,
+    GraphWriter,
+    card,
+    crf_graph,
+    lesion_graph,
+    liver_graph,
+    with_card,
+)
+
+RUNTIME = Runtime(threads=1, batch=3)
+LIVER = liver_graph((50, 150))
+LESION = with_card(lesion_graph((0, 40)), trained_with="0" * 64)
+
+
+def network(graph: bytes, task="liver", runtime=RUNTIME) -> Network:
+    return Network(graph, "f" * 64, "file.onnx", task, runtime)
+
+
+def signature(inputs, outputs) -> bytes:
+    graph = GraphWriter()
+    for name, kind, shape in outputs:
+        ones = graph.constant(np.full([1] * len(shape), 0.5))
+        graph.add("Cast", graph.add("Mul", graph.add("Cast", inputs[0][0], to=1), ones), to=kind, output=name)
+    return graph.bytes(inputs, outputs, card("liver"))
+
+
+def test_the_card_holds_what_the_file_says():
+    metrics = json.dumps({"dice": {"mean": 0.93}})
+    found = network(with_card(LIVER, metrics=metrics, version="2.3.4", remark="hello")).card
+    assert (found.task, found.version, found.threshold) == ("liver", "2.3.4", 0.4)
+    assert found.metrics == {"dice": {"mean": 0.93}}
+    assert found.roi_margin_mm is None
+    assert found.model_extra == {"remark": "hello"}
+
+
+def test_a_card_written_as_json_is_read_back_the_same():
+    for found in (network(LIVER).card, network(LESION, "lesion").card, network(crf_graph(), "crf").card):
+        assert ModelCard.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("missing", sorted(set(card("liver"))))
+def test_a_card_without_one_of_its_fields_is_refused(missing):
+    with pytest.raises(BrokenModel, match=missing):
+        network(with_card(LIVER, **{missing: None}))
+
+
+@pytest.mark.parametrize(
+    ("graph", "task", "changes"),
+    [
+        (LIVER, "liver", {"threshold": ""}),
+        (LIVER, "liver", {"threshold": "1.5"}),
+        (LIVER, "liver", {"threshold": "nan"}),
+        (LIVER, "liver", {"version": "one"}),
+        (LIVER, "liver", {"metrics": "[1]"}),
+        (LIVER, "liver", {"metrics": "{"}),
+        (LIVER, "liver", {"contract": "hepaseg/2"}),
+        (LIVER, "liver", {"name": ""}),
+        (LESION, "lesion", {"roi_margin_mm": ""}),
+        (LESION, "lesion", {"roi_margin_mm": "-1"}),
+        (LESION, "lesion", {"trained_with": ""}),
+        (LESION, "lesion", {"trained_with": "../etc"}),
+        (crf_graph(), "crf", {"parameters": ""}),
+        (crf_graph(("spleen",)), "crf", {"remark": "parameters"}),
+    ],
+)
+def test_a_card_with_a_wrong_value_is_refused_and_the_field_named(graph, task, changes):
+    field = next(iter(changes)) if "remark" not in changes else "refines"
+    with pytest.raises(BrokenModel, match=rf"file\.onnx: expected a card .*({field}|refines|card)"):
+        network(with_card(graph, **changes), task)
+
+
+def test_a_network_for_another_task_is_refused():
+    with pytest.raises(BrokenModel, match="expected a network for the task lesion, found liver"):
+        network(LIVER, "lesion")
+
+
+@pytest.mark.parametrize("graph", [b"", b"not a graph", LIVER[: len(LIVER) // 2]])
+def test_what_is_no_graph_is_refused(graph):
+    with pytest.raises(BrokenModel, match=r"file\.onnx: expected"):
+        network(graph)
+
+
+HU = ("hounsfield", TensorProto.INT16, ["s", "r", "c"])
+OUT = ("probability", TensorProto.FLOAT, ["s", "r", "c"])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "what"),
+    [
+        ([("image", *HU[1:])], [OUT], "image"),
+        ([("hounsfield", TensorProto.FLOAT, HU[2])], [OUT], "float"),
+        ([("hounsfield", TensorProto.INT16, ["b", 1, "r", "c"])], [(*OUT[:2], ["b", 1, "r", "c"])], "rank 4"),
+        ([HU, ("liver", TensorProto.BOOL, HU[2])], [OUT], "liver"),
+        ([HU], [("logit", *OUT[1:])], "logit"),
+        ([HU], [("probability", TensorProto.FLOAT16, OUT[2])], "float16"),
+        ([HU], [OUT, ("second", *OUT[1:])], "second"),
+    ],
+)
+def test_a_graph_with_another_signature_is_refused(inputs, outputs, what):
+    with pytest.raises(BrokenModel, match=rf"expected the (in|out)puts .* found .*{what}"):
+        network(signature(inputs, outputs))
+
+
+def test_a_graph_of_fixed_size_is_refused():
+    model = onnx.load_from_string(LIVER)
+    for axis in (1, 2):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_value = 96
+    with pytest.raises(BrokenModel, match="does not run"):
+        network(model.SerializeToString())
+
+
+@pytest.mark.parametrize("value", [float("nan"), 1.01, -0.01])
+def test_a_graph_that_gives_no_probabilities_is_refused(value):
+    graph = GraphWriter()
+    zero = graph.add("Mul", graph.add("Cast", "hounsfield", to=1), graph.constant(0))
+    graph.add("Add", zero, graph.constant(value), output="probability")
+    with pytest.raises(BrokenModel, match="expected probabilities"):
+        network(graph.bytes([HU], [OUT], card("liver")))
+
+
+def test_a_graph_whose_output_has_another_shape_is_refused():
+    graph = GraphWriter()
+    half = graph.add("Mul", graph.add("Cast", "hounsfield", to=1), graph.constant(0))
+    graph.add("Transpose", half, perm=[0, 2, 1], output="probability")
+    with pytest.raises(BrokenModel, match="expected an output of shape"):
+        network(graph.bytes([HU], [("probability", TensorProto.FLOAT, ["s", "c", "r"])], card("liver")))
+
+
+def test_a_whole_volume_is_run_in_batches_without_losing_a_slice():
+    hounsfield = np.random.default_rng(1).integers(0, 200, (8, 5, 7)).astype(np.int16)
+    fractions = []
+    probability = network(LIVER).run(hounsfield, on_batch=fractions.append)
+    assert np.array_equal(probability > 0.5, (hounsfield >= 50) & (hounsfield <= 150))
+    assert probability.dtype == np.float32
+    assert fractions == [3 / 8, 6 / 8, 1.0]
+
+
+def test_views_of_any_memory_order_give_the_same_answer():
+    hounsfield = np.random.default_rng(1).integers(0, 200, (7, 5, 8)).astype(np.int16).T[:, ::-1]
+    liver = hounsfield > 20
+    found = network(LESION, "lesion").run(hounsfield, liver)
+    assert np.array_equal(found > 0.5, liver & (hounsfield <= 40))
+
+
+def test_what_the_callback_raises_ends_the_run():
+    def cancel(fraction: float) -> None:
+        raise Canceled("Canceled.")
+
+    with pytest.raises(Canceled):
+        network(LIVER).run(np.zeros((9, 4, 4), np.int16), on_batch=cancel)
+
+
+def test_a_gpu_that_is_asked_for_and_absent_is_never_replaced_in_silence():
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    with pytest.raises(NotReady, match="CUDAExecutionProvider"):
+        network(LIVER, runtime=Runtime(provider="cuda"))
+
+
+def test_a_network_tells_where_it_runs():
+    assert network(LIVER).providers == ("CPUExecutionProvider",)
+
+
+def test_a_graph_may_not_read_other_files():
+    model = onnx.load_from_string(LIVER)
+    tensor = model.graph.initializer[0]
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "../../etc/passwd"), ("offset", "0"), ("length", "4")):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+    with pytest.raises(BrokenModel):
+        network(model.SerializeToString())
+
+
+def test_the_parameters_of_a_crf_are_read_from_its_card():
+    assert network(crf_graph(("lesion",)), "crf").card.parameters == CRF_PARAMETERS | {"refines": ["lesion"]}
