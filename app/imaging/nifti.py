@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from isal import igzip
 
-from app.errors import InputError, InvalidReference, InvalidVoxels
+from app.errors import InvalidReference, InvalidVoxels
 from app.imaging.header import NIFTI1, NIFTI2, TYPES, NiftiHeader, Note, read_header
 from app.imaging.stream import ScanStream, open_stream
-from app.imaging.volume import SAME_GRID_MM, Float64, Geometry, Label, Segmentation, Volume
+from app.imaging.volume import Float64, Geometry, Label, Volume
 
 Hounsfield = npt.NDArray[np.int16]
 
@@ -63,23 +63,23 @@ def read_hounsfield(stream: ScanStream, header: NiftiHeader) -> tuple[Hounsfield
     return hounsfield.reshape(header.geometry.shape, order="F"), tuple(_judged(tally, header.voxel_count))
 
 
-def read_labels(path: Path, geometry: Geometry) -> Segmentation:
-    """A reference segmentation: values exactly 0, 1 or 2 (of any datatype), on the very grid of the scan.
+def read_label_values(stream: ScanStream, header: NiftiHeader) -> npt.NDArray[np.uint8]:
+    """The voxels after the header as labels, (i, j, k) in Fortran order, of whatever datatype they are stored.
 
-    Raises InvalidReference for whatever is wrong with it.
+    Raises CorruptFile if the stream ends too early, InvalidReference if a value is none of `Label`.
     """
-    try:
-        with open_stream(path) as stream:
-            header = read_header(stream)
-            _require_same_grid(header.geometry, geometry)
-            stream.expect(header.total_bytes)
-            labels = _label_values(stream, header)
-            stream.finish()
-    except InvalidReference:
-        raise
-    except InputError as error:
-        raise InvalidReference(f"The reference cannot be read. {error.detail}") from error
-    return Segmentation(labels, geometry)
+    labels = np.empty(header.voxel_count, dtype=np.uint8)
+    stream.skip_to(header.offset_bytes)
+    for start, stored in _blocks(stream, header):
+        values = _unscaled(stored, header)
+        foreign = ~np.isin(values, list(Label))
+        if foreign.any():
+            raise InvalidReference(
+                "The reference must hold 0 (background), 1 (liver) and 2 (lesion) only; "
+                f"it also holds {values[foreign][0]:g}."
+            )
+        labels[start : start + values.size] = values
+    return labels.reshape(header.geometry.shape, order="F")
 
 
 def write_labels(
@@ -93,10 +93,7 @@ def write_labels(
     """
     if labels.dtype not in (np.uint8, np.uint16) or labels.shape != geometry.shape:
         raise ValueError(f"expected uint8 or uint16 {geometry.shape}, got {labels.dtype} {labels.shape}")
-    if header_of is None:
-        fields = _new_header(geometry, labels.dtype)
-    else:
-        fields = _like(header_of, geometry, labels.dtype)
+    fields = _like(header_of, geometry, labels.dtype) if header_of else _new_header(geometry, labels.dtype)
     fields["intent_code"] = _LABEL_INTENT
     fields["cal_max"] = max(1, int(labels.max()))
     _write(path, fields, labels)
@@ -146,31 +143,6 @@ def _judged(tally: _Tally, voxel_count: int) -> Iterator[Note]:
     if tally.below or tally.above:
         clipped = tally.below + tally.above
         yield Note("clipped_values", f"{clipped} voxels outside {_LOWEST_HU}..{_HIGHEST_HU} were clipped.")
-
-
-def _require_same_grid(reference: Geometry, scan: Geometry) -> None:
-    if reference.shape != scan.shape:
-        raise InvalidReference(f"The reference has {reference.shape} voxels, the scan {scan.shape}.")
-    if not scan.matches(reference):
-        raise InvalidReference(
-            f"Scan ({scan.axis_codes}) and reference ({reference.axis_codes}) have the same shape, but lie "
-            f"up to {scan.apart_mm(reference):.3g} mm apart, where {SAME_GRID_MM} mm is allowed."
-        )
-
-
-def _label_values(stream: ScanStream, header: NiftiHeader) -> npt.NDArray[np.uint8]:
-    labels = np.empty(header.voxel_count, dtype=np.uint8)
-    stream.skip_to(header.offset_bytes)
-    for start, stored in _blocks(stream, header):
-        values = _unscaled(stored, header)
-        foreign = ~np.isin(values, list(Label))
-        if foreign.any():
-            raise InvalidReference(
-                "The reference must hold 0 (background), 1 (liver) and 2 (lesion) only; "
-                f"it also holds {values[foreign][0]:g}."
-            )
-        labels[start : start + values.size] = values
-    return labels.reshape(header.geometry.shape, order="F")
 
 
 def _new_header(geometry: Geometry, dtype: np.dtype[Any]) -> np.void:

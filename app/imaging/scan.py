@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import TooLarge
+from app.errors import InputError, InvalidReference, TooLarge
 from app.imaging.header import NiftiHeader, Note, read_header
-from app.imaging.nifti import read_hounsfield
+from app.imaging.nifti import read_hounsfield, read_label_values
 from app.imaging.stream import ScanStream, open_stream
-from app.imaging.volume import Volume
+from app.imaging.volume import SAME_GRID_MM, Geometry, Segmentation, Volume
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,25 @@ def read_scan(path: Path, limits: Limits = DEFAULT_LIMITS) -> Scan:
     return Scan(Volume(hounsfield, header.geometry), (*header.notes, *notes), sha256)
 
 
+def read_labels(path: Path, geometry: Geometry) -> Segmentation:
+    """A reference segmentation: values exactly 0, 1 or 2 (of any datatype), on the very grid of the scan.
+
+    Raises InvalidReference for whatever is wrong with it.
+    """
+    try:
+        with open_stream(path) as stream:
+            header = read_header(stream)
+            _require_same_grid(header.geometry, geometry)
+            stream.expect(header.total_bytes)
+            labels = read_label_values(stream, header)
+            stream.finish()
+    except InvalidReference:
+        raise
+    except InputError as error:
+        raise InvalidReference(f"The reference cannot be read. {error.detail}") from error
+    return Segmentation(labels, geometry)
+
+
 def _admitted(stream: ScanStream, limits: Limits) -> NiftiHeader:
     """The header, if what it announces is within the limits and within what the file can hold."""
     header = read_header(stream)
@@ -84,3 +103,13 @@ def _admitted(stream: ScanStream, limits: Limits) -> NiftiHeader:
         raise TooLarge(f"The scan unpacks to {header.total_bytes} bytes; {limits.max_bytes} are allowed.")
     stream.expect(header.total_bytes)
     return header
+
+
+def _require_same_grid(reference: Geometry, scan: Geometry) -> None:
+    if reference.shape != scan.shape:
+        raise InvalidReference(f"The reference has {reference.shape} voxels, the scan {scan.shape}.")
+    if not scan.matches(reference):
+        raise InvalidReference(
+            f"Scan ({scan.axis_codes}) and reference ({reference.axis_codes}) have the same shape, but lie "
+            f"up to {scan.apart_mm(reference):.3g} mm apart, where {SAME_GRID_MM} mm is allowed."
+        )
