@@ -163,6 +163,20 @@ def ruler_graph(rows: tuple[int, int], columns: tuple[int, int], **changes: str)
     return graph.bytes([HOUNSFIELD, LIVER], [PROBABILITY], card("lesion", **changes))
 
 
+def contrary_graph(**changes: str) -> bytes:
+    """A "lesion" wherever the mask it is given says no liver, and in rows that are liver from edge to edge.
+
+    Behind a cascade that gives it the liver of its region, with a margin, no lesion is left.
+    """
+    graph = GraphWriter()
+    mask = graph.add("Cast", "liver", to=TensorProto.FLOAT)
+    full_row = graph.add("ReduceMin", mask, graph.constant([2], np.int64), keepdims=1)
+    full_row = graph.add("Greater", full_row, graph.constant(0.5))
+    unused = graph.add("Less", graph.add("Cast", "hounsfield", to=TensorProto.FLOAT), graph.constant(-1e9))
+    graph.answer(graph.add("Or", unused, graph.add("Or", graph.add("Not", "liver"), full_row)))
+    return graph.bytes([HOUNSFIELD, LIVER], [PROBABILITY], card("lesion", **changes))
+
+
 def crf_graph(
     refines: tuple[str, ...] = ("liver", "lesion"),
     *,

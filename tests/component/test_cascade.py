@@ -12,6 +12,7 @@ from app.inference.cascade import Cascade
 from app.inference.manifest import load_networks
 from app.inference.network import Runtime
 from tests.analytic_networks import (
+    contrary_graph,
     crf_graph,
     lesion_graph,
     liver_graph,
@@ -98,20 +99,40 @@ def test_a_network_blind_on_the_left_misses_the_patients_left(tmp_path, codes):
     assert np.array_equal(found.reoriented("LPS").labels, np.where(seen, scan.labels, 0))
 
 
+@pytest.mark.parametrize("codes", ["LPS", "SRA", "PIL"])
 @pytest.mark.parametrize("degrees", [1, 20, 44, 45, 46])
-def test_an_oblique_scan_gets_its_labels_on_its_own_grid(tmp_path, degrees):
+def test_an_oblique_scan_gets_its_labels_on_its_own_grid(tmp_path, degrees, codes):
     c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    tilt = np.array([[c, -s, 0, 3], [s, c, 0, -40], [0, 0, 1, 9], [0, 0, 0, 1]])
+    tilt = np.array([[c, -s, 0, 3 / 7], [s, c, 0, -40.1], [0, 0, 1, 1 / 3], [0, 0, 0, 1]])
     scan = blocks(tilt @ np.diag([-2.0, -3.0, 5.0, 1.0]))
-    found = segment(scan.volume, tmp_path)
-    assert found.geometry == scan.volume.geometry
-    assert np.array_equal(found.labels, scan.labels)
+    turned = scan.volume.reoriented(codes)
+    found = segment(turned, tmp_path)
+    assert found.geometry == turned.geometry
+    expected = Segmentation(scan.labels, scan.volume.geometry).reoriented(codes)
+    assert np.array_equal(found.labels, expected.labels)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_grid_comes_back_to_its_last_digit(tmp_path, seed):
+    generator = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(generator.normal(size=(3, 3)))
+    affine = np.eye(4)
+    affine[:3, :3] = rotation @ np.diag(generator.uniform(2, 5, 3))
+    affine[:3, 3] = generator.normal(size=3) * 300
+    volume = Volume(np.full(SHAPE, LIVER_HU, np.int16), Geometry(SHAPE, affine))
+    assert segment(volume, tmp_path).geometry == volume.geometry
 
 
 def test_a_sloppy_lesion_network_paints_nothing_outside_the_liver(tmp_path):
     scan = blocks()
     sloppy = lesion_graph((BACKGROUND_HU, LESION_HU), (DOUBTFUL_LESION_HU,) * 2, sloppy=True)
     assert np.array_equal(segment(scan.volume, tmp_path, lesion=sloppy).labels, scan.labels)
+
+
+def test_the_lesion_network_is_shown_the_liver_of_its_region(tmp_path):
+    scan = blocks()
+    found = segment(scan.volume, tmp_path, lesion=contrary_graph())
+    assert np.array_equal(found.labels, scan.liver.astype(np.uint8))
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 8, 14, 15, 100])
