@@ -118,6 +118,11 @@ class Store:
         with self.engine.connect() as connection:
             return _found(connection, job_id, lock=False)
 
+    def has(self, job_id: str) -> bool:
+        """Whether there is such a job, erased or not."""
+        with self.engine.connect() as connection:
+            return connection.execute(sa.select(jobs.c.id).where(jobs.c.id == job_id)).first() is not None
+
     def get_alive(self, job_id: str) -> Job:
         """The job; raises NotFound, and Gone if it is erased or has expired."""
         job = self.get(job_id)

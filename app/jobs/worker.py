@@ -24,11 +24,12 @@ import structlog
 
 from app.errors import BrokenModel, Canceled, HepasegError, InputError, NotReady, StorageFull
 from app.jobs.job import INTERNAL_ERROR, Failure, Job, Notice, Status
+from app.jobs.lease import HandedBack, Lease, Progress
 from app.jobs.liveness import OwnerLocks
 from app.jobs.logs import configure_logs, logger
 from app.jobs.registry import Registry, WorkerState
 from app.jobs.results import JobFiles
-from app.jobs.store import Claim, Outcome, Signal, Store
+from app.jobs.store import Claim, Outcome, Store
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,10 +40,7 @@ EXIT_BROKEN = 78
 
 _log = logger("worker")
 _HOUSEKEEPING_S = 600.0
-_REPORT_EVERY_S = 0.25
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-
-Progress = Callable[[str, float], None]
 
 
 @dataclass(frozen=True)
@@ -56,54 +54,6 @@ class Work:
 
 #: Does the work, telling how far it is; gives what a reader of the result should know.
 Run = Callable[[Work, Progress], Sequence[Notice]]
-
-
-class Lost(Canceled):
-    """The job is no longer this worker's."""
-
-
-class HandedBack(Canceled):
-    """The worker is told to stop; another may take the job."""
-
-
-class Lease:
-    """A claim that is kept alive, and the progress that is told with it.
-
-    A thread renews it, so that a long step without news does not lose the job; `tell` is what the work calls, and
-    is where the work learns that it shall stop.
-    """
-
-    def __init__(self, store: Store, claim: Claim, stop: threading.Event) -> None:
-        self._store = store
-        self._claim = claim
-        self._stop = stop
-        self._lock = threading.Lock()
-        self._stage: str | None = None
-        self._progress = 0.0
-        self._told_at = 0.0
-        self._signal = Signal.GO
-
-    def tell(self, stage: str, progress: float) -> None:
-        """Take note of the progress; raises Lost, Canceled or HandedBack if the work shall end."""
-        news = stage != self._stage or time.monotonic() - self._told_at >= _REPORT_EVERY_S
-        self._stage, self._progress = stage, min(1.0, max(0.0, progress))
-        if news:
-            self.renew()
-        if self._signal is Signal.LOST:
-            raise Lost("The job was taken over.")
-        if self._signal is Signal.CANCEL:
-            raise Canceled("The job was canceled.")
-        if self._stop.is_set():
-            raise HandedBack("The worker stops.")
-
-    def renew(self) -> None:
-        """Tell the store; a store that cannot be reached is tried again at the next beat."""
-        with self._lock:
-            try:
-                self._signal = self._store.renew(self._claim, self._stage, self._progress)
-                self._told_at = time.monotonic()
-            except Exception:
-                _log.warning("lease not renewed", exc_info=True)
 
 
 class Worker:
@@ -275,7 +225,7 @@ def work(settings: Settings, prepare: Callable[[], tuple[Run, dict[str, object]]
 
 
 def main(settings: Settings) -> None:
-    """`hepaseg worker`: load the networks and run jobs. Raises BrokenModel, and NotReady without the device asked for."""
+    """`hepaseg worker`: load the networks and run jobs. Raises BrokenModel, or NotReady without its device."""
     work(settings, lambda: _prepare(settings))
 
 

@@ -1,0 +1,39 @@
+"""What the routes work with, put together by `app.main` and handed to them by FastAPI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.jobs.registry import Registry
+from app.jobs.results import JobFiles
+from app.jobs.store import Store
+from app.settings import Settings
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a running service."""
+
+    settings: Settings
+    store: Store
+    files: JobFiles
+    registry: Registry
+
+    @classmethod
+    def open(cls, settings: Settings) -> Parts:
+        """The parts on the data folder of `settings`."""
+        store = Store.open(settings)
+        return cls(settings, store, JobFiles(settings.data_dir), Registry(store, settings))
+
+
+async def _parts(request: Request) -> Parts:
+    parts = request.app.state.parts
+    if not isinstance(parts, Parts):
+        raise TypeError(parts)
+    return parts
+
+
+HasParts = Annotated[Parts, Depends(_parts)]

@@ -1,0 +1,177 @@
+"""POST /segment: take a scan in, so that nothing can lose it any more, and answer."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import re
+import secrets
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+
+from app.api.parts import HasParts, Parts
+from app.api.problems import responses
+from app.api.upload import Upload, receive, refuse_too_long
+from app.api.views import JobBody, body_of
+from app.errors import InputError, InvalidReference, NotReady, StorageFull
+from app.imaging.scan import ScanHeader, probe_scan
+from app.jobs.job import FINISHED, Job
+from app.jobs.store import Order
+
+router = APIRouter(tags=["segment"])
+
+_LONGEST_WAIT_S = 60
+_LOOK_EVERY_S = 0.1
+
+_FORM = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["file"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "file": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "CT as .nii or .nii.gz; decided by content",
+                        },
+                        "reference": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "NIfTI with 0 background, 1 liver, 2 lesion on the grid of `file`",
+                        },
+                        "priority": {
+                            "type": "string",
+                            "enum": ["routine", "urgent", "stat"],
+                            "default": "routine",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+_LOCATION: dict[str, Any] = {"headers": {"Location": {"schema": {"type": "string"}, "description": "/jobs/{id}"}}}
+
+
+@router.post(
+    "/segment",
+    status_code=202,
+    response_model=JobBody,
+    openapi_extra=_FORM,
+    responses={
+        202: {"description": "Accepted: the scan is safe and waits for a worker", **_LOCATION},
+        200: {"description": "Finished within the time that Prefer allowed", "model": JobBody, **_LOCATION},
+        **responses(400, 413, 415, 422, 429, 503, 507),
+    },
+)
+async def segment(
+    request: Request,
+    parts: HasParts,
+    prefer: Annotated[
+        str | None, Header(description="wait=N: answer when the job has ended, or after N (up to 60) seconds")
+    ] = None,
+    idempotency_key: Annotated[
+        str | None, Header(max_length=255, description="A repetition with the same key and body gives the same job")
+    ] = None,
+) -> Response:
+    """Segment the liver and its lesions in a CT."""
+    await run_in_threadpool(_admit, request, parts, idempotency_key)
+    job = await _take_in(request, parts, idempotency_key)
+    wait_s = _wait_of(prefer)
+    if wait_s:
+        job = await _ended_within(parts, job, wait_s)
+    body = await run_in_threadpool(body_of, parts, job)
+    headers = {"Location": f"/jobs/{job.id}"}
+    if wait_s:
+        headers["Preference-Applied"] = f"wait={wait_s}"
+    if job.status in FINISHED:
+        return JSONResponse(body.model_dump(mode="json", by_alias=True), 200 if wait_s else 202, headers)
+    headers["Retry-After"] = str(_retry_after_s(body))
+    return JSONResponse(body.model_dump(mode="json", by_alias=True), 202, headers)
+
+
+def _admit(request: Request, parts: Parts, key: str | None) -> None:
+    """Refuse what can be refused before the body is read."""
+    refuse_too_long(request, parts.settings.max_upload_bytes)
+    broken = parts.registry.broken()
+    if broken is not None:
+        raise NotReady(broken)
+    parts.store.refuse_if_full(key)
+    announced = request.headers.get("content-length", "")
+    needed = parts.settings.min_free_bytes + (int(announced) if announced.isdigit() else 0)
+    if parts.files.free_bytes() < needed:
+        raise StorageFull("There is no room for another scan.")
+
+
+async def _take_in(request: Request, parts: Parts, key: str | None) -> Job:
+    """Bring the form to the disk, then the job into the queue; leave nothing behind if either fails."""
+    job_id = secrets.token_hex(16)
+    folder = await run_in_threadpool(parts.files.create, job_id)
+    try:
+        upload = await receive(request, folder, parts.settings.max_upload_bytes)
+        return await run_in_threadpool(_enqueue, parts, folder, upload, key)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull("There is no room left for this scan.") from None
+        raise
+    finally:
+        # Not awaited: it must happen even if this task is being canceled. The row alone says whether the job is taken.
+        if not parts.store.has(job_id):
+            parts.files.erase(job_id)
+
+
+def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job:
+    header = _check(parts, folder, upload)
+    parts.files.seal(folder)
+    order = Order(
+        job_id=folder.name,
+        priority=upload.priority,
+        voxels=math.prod(header.shape),
+        idempotency_key=key,
+        fingerprint=upload.fingerprint,
+    )
+    job, _ = parts.store.add(order)
+    return job
+
+
+def _check(parts: Parts, folder: Path, upload: Upload) -> ScanHeader:
+    """What the headers show to be of no use is refused at once; the rest shows when the job runs."""
+    limits = parts.settings.limits()
+    header = probe_scan(folder / "scan", limits)
+    if upload.has_reference:
+        try:
+            reference = probe_scan(folder / "reference", limits)
+        except InputError as error:
+            raise InvalidReference(f"The reference cannot be read. {error.detail}") from error
+        if reference.shape != header.shape:
+            raise InvalidReference(f"The reference has {reference.shape} voxels, the scan {header.shape}.")
+    return header
+
+
+async def _ended_within(parts: Parts, job: Job, wait_s: int) -> Job:
+    deadline = time.monotonic() + wait_s
+    while job.status not in FINISHED and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_EVERY_S)
+        job = await run_in_threadpool(parts.store.get_alive, job.id)
+    return job
+
+
+def _wait_of(prefer: str | None) -> int:
+    """Seconds that the Prefer header allows; what it says beyond that is ignored, as RFC 7240 asks."""
+    found = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,9})", prefer or "", re.ASCII | re.IGNORECASE)
+    return min(int(found.group(1)), _LONGEST_WAIT_S) if found else 0
+
+
+def _retry_after_s(body: JobBody) -> int:
+    expected = body.queue.eta_s if body.queue and body.queue.eta_s else 1.0
+    return max(1, min(60, math.ceil(expected)))

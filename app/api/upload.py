@@ -1,0 +1,176 @@
+"""A multipart form, straight from the connection to the folder of its job: no copy in memory, none elsewhere on disk.
+
+The names of the files that were sent are not looked at, for they may name a patient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.api.problems import Malformed
+from app.errors import InvalidRequest, TooLarge
+from app.jobs.job import Priority
+
+#: What is collected before it is handed to a thread that writes it.
+_BATCH_BYTES = 1024 * 1024
+_FILES = ("file", "reference")
+_FIELDS = ("priority",)
+_MAX_FIELD_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A form that has arrived; its files lie in the folder as `scan` and `reference`."""
+
+    priority: Priority
+    has_reference: bool
+    #: sha256 over everything that was sent.
+    fingerprint: str
+
+
+def refuse_too_long(request: Request, max_bytes: int) -> None:
+    """Raise TooLarge before a byte is read, if the length that is announced is too much already."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > max_bytes:
+        raise TooLarge(f"The request has {announced} bytes; {max_bytes} are allowed.")
+
+
+async def receive(request: Request, folder: Path, max_bytes: int) -> Upload:
+    """Read the form into `folder`. Raises Malformed, InvalidRequest, TooLarge, OSError; the caller clears up."""
+    form = FormWriter(_boundary(request), folder)
+    batch = bytearray()
+    received = 0
+    try:
+        async for chunk in request.stream():
+            received += len(chunk)
+            if received > max_bytes:
+                raise TooLarge(f"The request has more than the {max_bytes} bytes that are allowed.")
+            batch += chunk
+            if len(batch) >= _BATCH_BYTES:
+                await run_in_threadpool(form.write, bytes(batch))
+                batch.clear()
+        await run_in_threadpool(form.write, bytes(batch))
+        return form.finish()
+    finally:
+        form.close()
+
+
+def _boundary(request: Request) -> bytes:
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data" or not options.get(b"boundary"):
+        raise Malformed("Send multipart/form-data with the scan as `file`.")
+    return options[b"boundary"]
+
+
+class FormWriter:
+    """Writes the parts of a form as they come; everything blocks."""
+
+    def __init__(self, boundary: bytes, folder: Path) -> None:
+        self._folder = folder
+        self._digests: dict[str, str] = {}
+        self._fields: dict[str, bytes] = {}
+        self._header: tuple[bytes, bytes] = (b"", b"")
+        self._name: str | None = None
+        self._file: BinaryIO | None = None
+        self._digest = hashlib.sha256()
+        self._complete = False
+        try:
+            self._parser = MultipartParser(boundary)
+        except FormParserError as error:
+            raise Malformed(f"The multipart boundary cannot be used: {error}.") from None
+        callbacks = {
+            "part_begin": self._on_begin,
+            "header_field": self._on_header_name,
+            "header_value": self._on_header_value,
+            "header_end": self._on_header_end,
+            "headers_finished": self._on_headers,
+            "part_data": self._on_data,
+            "part_end": self._on_end,
+            "end": self._on_last,
+        }
+        for event, callback in callbacks.items():
+            self._parser.set_callback(event, callback)  # type: ignore[arg-type]
+
+    def write(self, data: bytes) -> None:
+        """Take the next bytes of the body."""
+        try:
+            self._parser.write(data)
+        except FormParserError as error:
+            raise Malformed(f"The multipart body cannot be read: {error}.") from None
+
+    def finish(self) -> Upload:
+        """The form, if it is complete."""
+        if not self._complete:
+            raise Malformed("The multipart body ends in the middle.")
+        if "file" not in self._digests:
+            raise Malformed("The form has no `file`: send the scan under this name.")
+        priority = self._fields.get("priority", b"routine").decode("latin-1")
+        if priority not in list(Priority):
+            raise InvalidRequest(f"`priority` is one of {', '.join(Priority)}.")
+        sent = [self._digests["file"], self._digests.get("reference", ""), priority]
+        fingerprint = hashlib.sha256("\n".join(sent).encode()).hexdigest()
+        return Upload(Priority(priority), "reference" in self._digests, fingerprint)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _on_begin(self) -> None:
+        self._name = None
+        self._header = (b"", b"")
+
+    def _on_header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header = (self._header[0] + data[start:end], b"")
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header = (self._header[0], self._header[1] + data[start:end])
+
+    def _on_header_end(self) -> None:
+        name, value = self._header
+        self._header = (b"", b"")
+        if name.lower() == b"content-disposition":
+            self._name = parse_options_header(value)[1].get(b"name", b"").decode("latin-1")
+
+    def _on_headers(self) -> None:
+        name = self._name
+        if name not in _FILES + _FIELDS:
+            raise InvalidRequest("The form takes `file`, `reference` and `priority`, and no other field.")
+        if name in self._digests or name in self._fields:
+            raise Malformed(f"The form has `{name}` twice.")
+        if name in _FIELDS:
+            self._fields[name] = b""
+            return
+        self._digest = hashlib.sha256()
+        self._file = (self._folder / ("scan" if name == "file" else name)).open("xb")
+
+    def _on_data(self, data: bytes, start: int, end: int) -> None:
+        if self._file is not None:
+            part = memoryview(data)[start:end]
+            self._digest.update(part)
+            self._file.write(part)
+            return
+        name = self._name or ""
+        self._fields[name] += data[start:end]
+        if len(self._fields[name]) > _MAX_FIELD_BYTES:
+            raise InvalidRequest(f"`{name}` is too long.")
+
+    def _on_end(self) -> None:
+        if self._file is not None and self._name is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self.close()
+            self._digests[self._name] = self._digest.hexdigest()
+
+    def _on_last(self) -> None:
+        self._complete = True

@@ -1,0 +1,146 @@
+"""Jobs as clients see them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.api.parts import Parts
+from app.api.problems import Problem, problem_of
+from app.errors import Gone
+from app.jobs.job import FINISHED, Job, Notice, Priority, Status
+from app.jobs.waiting import place_of
+
+_ID = "0f8c5b2e6d3a4f7190b1c2d3e4f5a6b7"
+_EXAMPLE: dict[str, Any] = {
+    "id": _ID,
+    "status": "queued",
+    "priority": "routine",
+    "stage": None,
+    "progress": 0.0,
+    "queue": {"position": 1, "eta_s": 12.5},
+    "created_at": "2026-11-02T09:30:00Z",
+    "started_at": None,
+    "completed_at": None,
+    "error": None,
+    "warnings": [],
+    "report": None,
+    "links": {
+        "self": f"/jobs/{_ID}",
+        "cancel": f"/jobs/{_ID}/cancel",
+        "events": f"/jobs/{_ID}/events",
+        "labels": None,
+        "liver": None,
+        "lesions": None,
+        "report": None,
+        "preview": None,
+    },
+}
+
+
+class QueuePlace(BaseModel):
+    """Where a waiting job stands."""
+
+    position: int = Field(description="1 is next")
+    eta_s: float | None = Field(description="seconds until it should be finished; null before there is experience")
+
+
+class Links(BaseModel):
+    """Addresses of a job; null where there is nothing (yet, or any more)."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    this: str = Field(alias="self")
+    cancel: str | None
+    events: str
+    labels: str | None
+    liver: str | None
+    lesions: str | None
+    report: str | None
+    preview: str | None
+
+
+class JobSummary(BaseModel):
+    """A job as it stands in a list."""
+
+    id: str
+    status: Literal["queued", "running", "succeeded", "failed", "canceled", "expired"]
+    priority: Priority
+    stage: str | None = Field(description="what a running job is doing")
+    progress: float = Field(ge=0, le=1)
+    queue: QueuePlace | None = Field(description="only while the job waits")
+    created_at: AwareDatetime
+    started_at: AwareDatetime | None
+    completed_at: AwareDatetime | None
+    error: Problem | None = Field(description="why it failed")
+    warnings: list[Notice]
+    links: Links
+
+
+class JobBody(JobSummary):
+    """A job with its report."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
+
+    report: dict[str, Any] | None = Field(description="what was measured, once the job has succeeded; see docs/http.md")
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first. `next` is the cursor of the page after this one, null on the last."""
+
+    jobs: list[JobSummary]
+    next: str | None
+
+
+def summary_of(parts: Parts, job: Job) -> JobSummary:
+    """A job without its report."""
+    return JobSummary.model_validate(_fields(parts, job))
+
+
+def body_of(parts: Parts, job: Job) -> JobBody:
+    """A job with its report; raises Gone if the results were erased meanwhile."""
+    report = None
+    if job.published is not None:
+        report = json.loads(read_result(parts, job, "report.json"))
+    return JobBody.model_validate({**_fields(parts, job), "report": report})
+
+
+def read_result(parts: Parts, job: Job, name: str) -> bytes:
+    """A published file; raises Gone if it was erased meanwhile."""
+    try:
+        return parts.files.result(job.id, job.published or 0, name).read_bytes()
+    except FileNotFoundError:
+        raise Gone("The results of this job are erased.") from None
+
+
+def _fields(parts: Parts, job: Job) -> dict[str, Any]:
+    place = None
+    if job.status is Status.QUEUED:
+        place = place_of(parts.store, job, workers=len(parts.registry.ready()))
+    return {
+        **job.model_dump(include=set(JobSummary.model_fields) - {"error", "warnings"}),
+        "warnings": job.warnings,
+        "queue": None if place is None else QueuePlace(position=place.position, eta_s=place.eta_s),
+        "error": None if job.error is None else problem_of(job.error, f"/jobs/{job.id}"),
+        "links": _links(job),
+    }
+
+
+def _links(job: Job) -> Links:
+    here = f"/jobs/{job.id}"
+
+    def result(name: str) -> str | None:
+        return f"{here}/{name}" if job.published is not None else None
+
+    return Links(
+        this=here,
+        cancel=None if job.status in FINISHED else f"{here}/cancel",
+        events=f"{here}/events",
+        labels=result("labels.nii.gz"),
+        liver=result("liver.nii.gz"),
+        lesions=result("lesions.nii.gz"),
+        report=result("report.json"),
+        preview=result("preview.png"),
+    )

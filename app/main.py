@@ -1,0 +1,115 @@
+"""The one place where the service is put together."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from fastapi.responses import HTMLResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api import health, jobs, problems, segment
+from app.api.parts import Parts
+from app.errors import BrokenModel
+from app.jobs.logs import configure_logs, logger
+from app.jobs.supervisor import EmbeddedWorker
+from app.settings import Settings
+
+_WEB = Path(__file__).parent / "web"
+_log = logger("http")
+
+_DESCRIPTION = """Liver and liver lesions out of an abdominal CT. Research use only; not a medical device.
+
+Errors are RFC 9457 problems with a stable `code`; docs/http.md lists them."""
+
+
+def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
+    """The HTTP application on the data folder of `settings`; it computes nothing itself, see `app.jobs.worker`."""
+    app = FastAPI(title="Hepaseg", version=version("hepaseg"), description=_DESCRIPTION)
+    app.state.parts = parts or Parts.open(settings)
+    problems.install(app)
+    for router in (segment.router, jobs.router, health.router, _pages()):
+        app.include_router(router)
+    app.add_middleware(AccessLog)
+    return app
+
+
+def serve(settings: Settings, worker_command: Sequence[str] | None = None) -> None:
+    """`hepaseg serve`: HTTP and the embedded worker, until SIGTERM or SIGINT. Raises BrokenModel.
+
+    worker_command: what is started as the worker, with the id of this process as its last argument.
+    """
+    configure_logs(settings.log_level)
+    parts = Parts.open(settings)
+    config = uvicorn.Config(
+        create_app(settings, parts),
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+    server = uvicorn.Server(config)
+
+    def give_up() -> None:
+        server.should_exit = True
+
+    # Uvicorn raises the signal again once it has stopped; the worker is still to be stopped then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    worker = EmbeddedWorker(settings, give_up, worker_command)
+    if settings.embedded_worker:
+        worker.start()
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        worker.stop()
+    if worker.broken:
+        raise BrokenModel(parts.registry.broken() or "The networks cannot be used; the log says why.")
+
+
+class AccessLog:
+    """Logs each request by its route, not by its address: an address is what somebody else chose to write."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on, and log what was answered."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        status = 0
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message["headers"], (b"x-content-type-options", b"nosniff")]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noting)
+        finally:
+            seconds = round(time.monotonic() - started, 4)
+            route = getattr(scope.get("route"), "path", None)
+            _log.info("request", method=scope["method"], route=route, status=status, seconds=seconds)
+
+
+def _pages() -> APIRouter:
+    router = APIRouter()
+    page = (_WEB / "index.html").read_text("utf-8")
+
+    @router.get("/", include_in_schema=False)
+    async def index() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'self'"})
+
+    return router
