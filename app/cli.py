@@ -96,8 +96,7 @@ def models(models: Path | None) -> None:
 
     with _errors_as_messages():
         settings = _settings(models_dir=models)
-        networks = load_networks(settings.models_dir, settings.runtime())
-        for network in networks.by_task().values():
+        for network in load_networks(settings.models_dir, settings.runtime()):
             click.echo(network.card.model_dump_json(indent=2))
             click.echo(f"sha256 {network.sha256}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -50,6 +51,10 @@ class Networks:
     liver: Network
     lesion: Network
     crf: Network
+
+    def __iter__(self) -> Iterator[Network]:
+        """In the order in which they run; `card.task` tells which is which."""
+        return iter((self.liver, self.lesion, self.crf))
 
 
 def load_networks(models_dir: Path, runtime: Runtime) -> Networks:

@@ -1,0 +1,135 @@
+"""The whole story: read → quality → segment → measure → write. Knows no jobs and no HTTP."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from app.agreement import agree
+from app.imaging.atomic import write_text
+from app.imaging.nifti import write_labels
+from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_scan
+from app.imaging.volume import Segmentation
+from app.preview import write_preview
+from app.quality import Finding, Quality, check_scan, check_segmentation, require
+from app.report import ModelReport, Report, ScanReport, Timings, lesion_instances, measure
+
+if TYPE_CHECKING:
+    from app.inference.cascade import Cascade
+    from app.inference.network import Network
+
+#: (stage, fraction of the whole run from 0 to 1). It may raise, which ends the run: this is how a job is canceled.
+Progress = Callable[[str, float], None]
+
+#: The stages in order, and the share of the running time that each takes on a CPU, for the progress bar.
+STAGES = {"read": 0.05, "quality": 0.02, "liver": 0.4, "lesion": 0.2, "crf": 0.2, "measure": 0.08, "write": 0.05}
+
+#: What a finished run leaves in its output folder.
+FILES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "preview.png", "report.json")
+
+
+@dataclass(frozen=True)
+class Request:
+    """scan: the CT. reference: labels 0, 1, 2 on its grid, or None. output: the folder for `FILES`."""
+
+    scan: Path
+    reference: Path | None
+    output: Path
+    limits: Limits = DEFAULT_LIMITS
+
+
+def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stage, _fraction: None) -> Report:
+    """Segment one scan, measure it, and write `FILES`; the report is written last.
+
+    Raises InputError for whatever the sender can mend, and whatever `on_progress` raises.
+    """
+    clock = StageClock(on_progress)
+    clock.enter("read")
+    scan = read_scan(request.scan, request.limits)
+    reference = None if request.reference is None else read_labels(request.reference, scan.volume.geometry)
+    clock.enter("quality")
+    before = check_scan(scan.volume)
+    require(before)
+    segmentation = cascade.segment(scan.volume, clock.within)
+    clock.enter("measure")
+    measured = measure(segmentation, scan.volume)
+    agreement = None if reference is None else agree(segmentation, reference)
+    after = check_segmentation(scan.volume, segmentation)
+    clock.enter("write")
+    _write_images(request, scan, segmentation)
+    report = Report(
+        scan=_describe(scan),
+        models={network.card.task: _identity(network) for network in cascade.networks},
+        liver=measured.liver,
+        lesions=measured.lesions,
+        agreement=agreement,
+        quality=Quality(findings=(*_remarks(scan), *before.findings, *after)),
+        timings_s=clock.timings(),
+    )
+    write_text(request.output / "report.json", report.model_dump_json(indent=2) + "\n")
+    return report
+
+
+class StageClock:
+    """Turns the stages of one run into progress of the whole and into seconds per stage."""
+
+    def __init__(self, on_progress: Progress) -> None:
+        self._on_progress = on_progress
+        self._entered: dict[str, float] = {}
+        self._before = {stage: sum(list(STAGES.values())[:n]) for n, stage in enumerate(STAGES)}
+
+    def enter(self, stage: str) -> None:
+        """A stage begins; the one before it ends."""
+        self.within(stage, 0.0)
+
+    def within(self, stage: str, fraction: float) -> None:
+        """A stage is `fraction` (0..1) done."""
+        self._entered.setdefault(stage, time.perf_counter())
+        self._on_progress(stage, min(1.0, self._before[stage] + STAGES[stage] * fraction))
+
+    def timings(self) -> Timings:
+        """Seconds spent in each stage so far; a stage that did not run took 0."""
+        now = time.perf_counter()
+        entered = [(stage, self._entered[stage]) for stage in STAGES if stage in self._entered]
+        ends = [start for _, start in entered[1:]] + [now]
+        spent = {stage: round(end - start, 4) for (stage, start), end in zip(entered, ends, strict=True)}
+        # Looking at the grey values is part of reading; the report has no row of its own for it.
+        read = spent.get("read", 0.0) + spent.pop("quality", 0.0)
+        return Timings(**{**spent, "read": round(read, 4)}, total=round(now - entered[0][1], 4))
+
+
+def _write_images(request: Request, scan: Scan, segmentation: Segmentation) -> None:
+    geometry, output = scan.volume.geometry, request.output
+    output.mkdir(parents=True, exist_ok=True)
+    images = {
+        "labels": segmentation.labels,
+        "liver": segmentation.liver.view(np.uint8),
+        "lesions": lesion_instances(segmentation),
+    }
+    for name, labels in images.items():
+        write_labels(output / f"{name}.nii.gz", labels, geometry, header_of=request.scan)
+    write_preview(output / "preview.png", scan.volume, segmentation)
+
+
+def _describe(scan: Scan) -> ScanReport:
+    geometry = scan.volume.geometry
+    return ScanReport(
+        sha256=scan.sha256,
+        shape=geometry.shape,
+        spacing_mm=geometry.spacing_mm,
+        orientation=geometry.axis_codes,
+    )
+
+
+def _identity(network: Network) -> ModelReport:
+    return ModelReport(name=network.card.name, version=network.card.version, sha256=network.sha256)
+
+
+def _remarks(scan: Scan) -> list[Finding]:
+    """What the reader had to decide about the file, as findings."""
+    return [Finding(code=note.code, severity="warn", detail=note.detail) for note in scan.notes]
