@@ -84,9 +84,9 @@ class Registry:
         return [card for card in self.alive() if card.state is WorkerState.READY]
 
     def broken(self) -> str | None:
-        """Why no worker can work, if the latest of them ended over its networks; else None."""
-        latest = self._lately()[:1]
-        return latest[0].detail if latest and latest[0].state is WorkerState.BROKEN else None
+        """Why no worker lives, if one ended lately over its networks; else None."""
+        said = [card.detail for card in self._lately() if card.state is WorkerState.BROKEN]
+        return said[0] if said and not self.alive() else None
 
     def models(self) -> dict[str, Any] | None:
         """The cards of the networks that the latest worker holds or held; None before the first was ready."""

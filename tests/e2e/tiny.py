@@ -1,0 +1,78 @@
+"""A pipeline small enough to run in a moment, with the real readers and writers, and scans for it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from app.imaging.nifti import write_labels
+from app.imaging.scan import read_labels, read_scan
+from app.jobs.job import Notice
+from app.jobs.lease import Progress
+from app.jobs.worker import Work
+
+STAGES = ("read", "quality", "liver", "lesion", "crf", "measure", "write")
+LIVER_HU, LESION_HU = 100, 40
+CARDS = {task: {"name": f"tiny-{task}", "version": "1.0.0", "sha256": "0" * 64} for task in STAGES[2:5]}
+
+
+def run(work: Work, tell: Progress) -> Sequence[Notice]:
+    """Label what has the grey value of liver or of lesion; write the five files."""
+    for n, stage in enumerate(STAGES):
+        tell(stage, n / len(STAGES))
+        if stage == "read":
+            scan = read_scan(work.scan)
+            if work.reference is not None:
+                read_labels(work.reference, scan.volume.geometry)
+        if stage == "write":
+            write(work, scan)
+    return [Notice(code="thick_slices", detail="The slices are thick.")]
+
+
+def write(work: Work, scan) -> None:
+    voxels, geometry = scan.volume.voxels, scan.volume.geometry
+    liver, lesion = voxels == LIVER_HU, voxels == LESION_HU
+    images = {
+        "labels": liver + 2 * lesion.astype("uint8"),
+        "liver": (liver | lesion).astype("uint8"),
+        "lesions": lesion.astype("uint16"),
+    }
+    for name, labels in images.items():
+        write_labels(
+            work.output / f"{name}.nii.gz",
+            np.asfortranarray(labels.astype("uint16" if name == "lesions" else "uint8")),
+            geometry,
+            header_of=work.scan,
+        )
+    Image.new("L", (4, 4)).save(work.output / "preview.png")
+    report = {
+        "scan": {"sha256": scan.sha256},
+        "liver": {"volume_ml": int((liver | lesion).sum()) * geometry.voxel_volume_ml},
+        "lesion_count": int(lesion.any()),
+    }
+    (work.output / "report.json").write_text(json.dumps(report))
+
+
+def save_scan(path: Path, shape: tuple[int, int, int] = (24, 20, 10)) -> Path:
+    """A block of liver with a lesion in it, in air, on an anisotropic and asymmetric grid."""
+    voxels = np.full(shape, -1000, np.int16)
+    voxels[4:16, 4:12, 2:8] = LIVER_HU
+    voxels[6:9, 6:9, 3:5] = LESION_HU
+    nib.save(nib.Nifti1Image(voxels, affine()), path)
+    return path
+
+
+def save_reference(path: Path, shape: tuple[int, int, int] = (24, 20, 10)) -> Path:
+    labels = np.zeros(shape, np.uint8)
+    labels[4:16, 4:12, 2:8] = 1
+    nib.save(nib.Nifti1Image(labels, affine()), path)
+    return path
+
+
+def affine() -> np.ndarray:
+    return np.array([[-1.5, 0, 0, 10], [0, -1.5, 0, 20], [0, 0, 3.0, -30], [0, 0, 0, 1]])
