@@ -196,8 +196,8 @@ def _upper_organs(body: Body, habitus: Habitus) -> None:
         (12, -50, -26),
         (-22, -35, -26),
     ]
-    body.tube(Tissue.BOWEL_WALL, stomach, (37, 17), (*soft, Tissue.PANCREAS))
-    body.tube(Tissue.BOWEL_CONTENT, stomach, (33, 13), (Tissue.BOWEL_WALL,))
+    body.tube(Tissue.BOWEL_WALL, stomach, (35, 17), (*soft, Tissue.PANCREAS))
+    body.tube(Tissue.BOWEL_CONTENT, stomach, (31.5, 13), (Tissue.BOWEL_WALL,))
     box = body.box((-40, -100, -50), (125, 70, 85))
     surface = -72 + 90 * habitus.stomach_gas
     body.fill(box, body.y[box] < surface, Tissue.GAS, (Tissue.BOWEL_CONTENT,))
@@ -218,12 +218,12 @@ def _liver(body: Body, habitus: Habitus) -> None:
     x, y, z = body.x[box], body.y[box], body.z[box]
     lean = np.float32(0.28)  # the lower, the further to the right
     right = ((x + 74 - lean * z) / (70 * s)) ** 2 + ((y + 4) / (86 * s)) ** 2 + ((z + 4) / (82 * s)) ** 2
-    lobe = ((x - 14) / (72 * left)) ** 2 + ((y + 50 - 0.1 * x) / (36 * left)) ** 2 + ((z - 26) / 40) ** 2
+    lobe = ((x - 8) / (68 * left)) ** 2 + ((y + 50 - 0.1 * x) / (36 * left)) ** 2 + ((z - 26) / 40) ** 2
     caudate = body.level(box, (-12, 4, 22), (26, 20, 30))
     level = -np.log(np.exp(-6 * right) + np.exp(-6 * lobe) + np.exp(-6 * caudate)) / 6
-    hollow = np.sqrt((x - 62) ** 2 + (y - 62) ** 2 + (z + 96) ** 2)
+    hollow = np.sqrt((x - 60) ** 2 + (y - 66) ** 2 + (z + 96) ** 2)
     fissure = (np.abs(x - 8 - 0.3 * (y + 60)) < 3) & (y < -35) & (z < 25 + 0.4 * (y + 60))
-    inside = (level < 1) & (hollow > 136) & ~fissure
+    inside = (level < 1) & (hollow > 138) & (x + 0.9 * z < 84) & ~fissure
     inside &= _oval(body, box, (133, 82), CAVITY[1]) < 1
     inside &= z < diaphragm(body, box, habitus) - 2.5
     body.fill(box, inside, Tissue.LIVER, (*FILLING, *HOLLOW, Tissue.PANCREAS, Tissue.VESSEL, Tissue.ADRENAL))
@@ -233,7 +233,7 @@ def _over_the_liver(body: Body, habitus: Habitus) -> None:
     """What presses into the liver or lies against it."""
     k = habitus.kidneys
     soft = (*FILLING, *HOLLOW, Tissue.PANCREAS, Tissue.VESSEL, Tissue.ADRENAL, Tissue.LIVER)
-    for x, y, z in ((-66.0, 44.0, -58.0), (70.0, 46.0, -44.0)):
+    for x, y, z in ((-64.0, 46.0, -68.0), (70.0, 46.0, -44.0)):
         side = np.sign(x)
         body.ellipsoid(Tissue.VISCERAL_FAT, (x, y, z), (34 * k, 30 * k, 62 * k), soft[:-1])
         body.ellipsoid(Tissue.VISCERAL_FAT, (x, y, z), (30 * k, 26 * k, 56 * k), soft)

@@ -43,7 +43,7 @@ LESION_RANGE_HU = (67, 80)
 LESION_LIKE_RANGE_HU = (60, 80)
 
 #: The standard body needs this much room in mm (x, y, z); a smaller field of view gets a smaller body.
-ROOM_MM = (350.0, 290.0, 170.0)
+ROOM_MM = (350.0, 290.0, 200.0)
 #: Where the middle of the picture lies in the patient, RAS mm: an odd place, so that a forgotten origin shows.
 CENTRE_MM = (6.0, -14.0, -482.0)
 
