@@ -39,7 +39,7 @@ class Augmentation:
     lesions: float = 0.25
 
 
-#: The four of the preprint: rotation, mirror that keeps the vertical axis, shrinking, shift. Nothing of the grey values.
+#: The four of the preprint: rotation, mirror that keeps the vertical axis, shrinking, shift.
 PAPER = Augmentation(
     rotation_deg=15.0, scale=(0.8, 1.0), aspect=0.0, shift=0.1, mirror=True, elastic=0.0, gain=0.0, offset_hu=0.0,
     liver_offset_hu=0.0, noise_hu=0.0, blur_pixels=0.0, field_of_view=0.0, arms=0.0, coarse=0.0, lesions=0.0,
@@ -86,7 +86,8 @@ def moved(hounsfield_BHW: Tensor, labels_BHW: Tensor, how: Augmentation) -> tupl
     """Rotate, scale, shift and bend; labels (0, 1, 2) by majority through their two masks."""
     grid = sampling_grid(len(hounsfield_BHW), (hounsfield_BHW.shape[1], hounsfield_BHW.shape[2]), how)
     planes = torch.stack(
-        (hounsfield_BHW - AIR_HU, (labels_BHW >= 1).to(torch.float32), (labels_BHW == 2).to(torch.float32)), dim=1
+        (hounsfield_BHW - AIR_HU, (labels_BHW >= 1).to(torch.float32), (labels_BHW == 2).to(torch.float32)),
+        dim=1,
     )
     planes = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     liver, lesion = planes[:, 1] > 0.5, planes[:, 2] > 0.5
@@ -113,7 +114,10 @@ def _with_arms(hounsfield: Tensor, how: Augmentation) -> Tensor:
         centre_x = side * (0.8 + 0.2 * torch.rand(count, 1, 1))
         centre_y = torch.rand(count, 1, 1) * 1.2 - 0.6
         radius = 0.08 + 0.12 * torch.rand(count, 1, 1)
-        distance = torch.sqrt((x - centre_x) ** 2 + ((y - centre_y) * (0.6 + 0.6 * torch.rand(count, 1, 1))) ** 2) / radius
+        distance = (
+            torch.sqrt((x - centre_x) ** 2 + ((y - centre_y) * (0.6 + 0.6 * torch.rand(count, 1, 1))) ** 2)
+            / radius
+        )
         arm = torch.where(distance < 0.3, 400.0, torch.where(distance < 0.8, 55.0, -90.0))
         visible = (distance < 1.0) & (hounsfield < -150.0) & (_happens(count, how.arms) > 0)
         hounsfield = torch.where(visible, arm, hounsfield)

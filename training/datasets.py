@@ -31,8 +31,8 @@ KEPT_OUT_PATIENTS = 16
 class Case:
     """Slices of one scan.
 
-    hounsfield_kji: int16 (K, J, I). labels_kji: uint8, 0 background, 1 liver, 2 lesion. `lesions_labelled` is false where
-    label 1 may hide lesions. `source` is the adapter's name; `spacing_kji_mm` may be nominal.
+    hounsfield_kji: int16 (K, J, I). labels_kji: uint8, 0 background, 1 liver, 2 lesion. `lesions_labelled` is
+    false where label 1 may hide lesions. `source` is the adapter's name; `spacing_kji_mm` may be nominal.
     """
 
     name: str
@@ -79,7 +79,7 @@ def _negative_aliases(group: str) -> set[str]:
 
 
 def is_kept_out(patient: str, source: str, kept_out: frozenset[str]) -> bool:
-    """Whether slices of this patient must not be trained on. Negatives without a LiTS key are split by hash, one in three."""
+    """Whether slices of this patient must not be trained on; of the negatives, one patient in four by hash."""
     if source == "phantom":
         return False
     group = patient_group(patient)
@@ -87,15 +87,27 @@ def is_kept_out(patient: str, source: str, kept_out: frozenset[str]) -> bool:
         return group in kept_out
     if group == "nbia_chest":
         return True
-    return bool(_negative_aliases(group) & kept_out) or ("sample" in patient and int(_rank(patient), 16) % 4 == 0)
+    return bool(_negative_aliases(group) & kept_out) or (
+        "sample" in patient and int(_rank(patient), 16) % 4 == 0
+    )
+
+
+def folds(groups: Iterable[str], count: int) -> list[frozenset[str]]:
+    """The groups dealt into `count` parts in the order of their hash: the same on every machine, no group twice."""
+    ordered = sorted(set(groups), key=_rank)
+    if not 2 <= count <= len(ordered):
+        raise ValueError(f"{len(ordered)} patients cannot be dealt into {count} folds")
+    return [frozenset(ordered[start::count]) for start in range(count)]
 
 
 def _from_nifti(scan: Path, labels: Path, name: str, patient: str, source: str) -> Case:
-    image, reference = nib.load(scan), nib.load(labels)
-    geometry = Geometry(image.shape[:3], image.affine)
+    image, reference = nib.nifti1.load(scan), nib.nifti1.load(labels)
+    geometry = Geometry(image.shape[:3], np.asarray(image.affine))
     hounsfield = np.clip(np.rint(np.asanyarray(image.dataobj)), -32768, 32767).astype(np.int16)
     volume = Volume(hounsfield, geometry).reoriented("LPS")
-    truth = Segmentation(np.rint(np.asanyarray(reference.dataobj)).astype(np.uint8), geometry).reoriented("LPS")
+    truth = Segmentation(np.rint(np.asanyarray(reference.dataobj)).astype(np.uint8), geometry).reoriented(
+        "LPS"
+    )
     i, j, k = volume.geometry.spacing_mm
     return Case(name, patient, source, volume.voxels.T, truth.labels.T, (k, j, i))
 
@@ -105,7 +117,10 @@ def _nifti(folder: Path, stem: str) -> Path | None:
 
 
 def lits(folder: Path) -> Iterator[Case]:
-    """An unpacked LiTS directory: `volume-N.nii[.gz]` beside `segmentation-N.nii[.gz]`. Volumes 0 and 1 are one patient."""
+    """An unpacked LiTS directory: `volume-N.nii[.gz]` beside `segmentation-N.nii[.gz]`.
+
+    Volumes 0 and 1 are one patient.
+    """
     numbers = sorted(
         int(found.group(1)) for p in folder.iterdir() if (found := re.match(r"volume-(\d+)\.nii", p.name))
     )
@@ -117,7 +132,7 @@ def lits(folder: Path) -> Iterator[Case]:
 
 
 def msd(folder: Path) -> Iterator[Case]:
-    """Medical Segmentation Decathlon Task03: `imagesTr/liver_N.nii.gz`, `labelsTr/liver_N.nii.gz`; N is LiTS's number."""
+    """Medical Segmentation Decathlon Task03: `imagesTr/liver_N.nii.gz`, `labelsTr/...`; N is LiTS's number."""
     for scan in sorted((folder / "imagesTr").glob("liver_*.nii*")):
         labels = folder / "labelsTr" / scan.name
         number = int(re.sub(r"\D", "", scan.name.split(".")[0]))
@@ -127,7 +142,10 @@ def msd(folder: Path) -> Iterator[Case]:
 
 
 def pairs(folder: Path) -> Iterator[Case]:
-    """A hospital's own `images/NAME.nii[.gz]` and `labels/NAME.nii[.gz]`; the patient is NAME up to the first underscore."""
+    """A hospital's own `images/NAME.nii[.gz]` and `labels/NAME.nii[.gz]`.
+
+    The patient is NAME up to the first underscore.
+    """
     for scan in sorted((folder / "images").glob("*.nii*")):
         labels = folder / "labels" / scan.name
         name = scan.name.split(".")[0]
@@ -160,7 +178,9 @@ def phantoms(seeds: Iterable[int]) -> Iterator[Case]:
         phantom = abdomen(seed, randomise=True)
         volume, truth = phantom.volume.reoriented("LPS"), phantom.truth.reoriented("LPS")
         i, j, k = volume.geometry.spacing_mm
-        yield Case(f"phantom-{seed}", f"phantom-{seed}", "phantom", volume.voxels.T, truth.labels.T, (k, j, i))
+        yield Case(
+            f"phantom-{seed}", f"phantom-{seed}", "phantom", volume.voxels.T, truth.labels.T, (k, j, i)
+        )
 
 
 def discover(root: Path) -> Iterator[Case]:

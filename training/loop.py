@@ -1,7 +1,7 @@
 """fit(recipe): the whole training, readable from top to bottom.
 
-Every step seeds the random numbers with (seed, step), so a run that was killed and resumed gives the weights of one that
-was not. Shapes: B slices, H rows, W columns; h, w the working size.
+Every step seeds the random numbers with (seed, step), so a run that was killed and resumed gives the weights of one
+that was not. Shapes: B slices, H rows, W columns; h, w the working size.
 """
 
 from __future__ import annotations
@@ -15,17 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from training.augmentation import augmented
 from training.losses import weighted_cross_entropy, weighted_dice
-from training.networks import MixedUNet
+from training.networks import MixedUNet, channels_last
 from training.packs import Pack
 from training.preprocessing import LesionInput, LiverInput, resized
 from training.recipes import Recipe
-
-Examples = dict[str, Tensor]
+from training.sampling import Examples, drawn, slice_chances
 
 
 def build(recipe: Recipe) -> tuple[LiverInput | LesionInput, MixedUNet]:
@@ -40,37 +38,6 @@ def build(recipe: Recipe) -> tuple[LiverInput | LesionInput, MixedUNet]:
         pooling=recipe.pooling, normalisation=recipe.normalisation, dropout=recipe.dropout,
     )  # fmt: skip
     return prepare, network
-
-
-def slice_chances(pack: Pack, recipe: Recipe) -> Tensor:
-    """The chance of each slice of being drawn: the source's share, every patient of it alike, every slice of a patient alike."""
-    shares = dict(recipe.shares)
-    keys = [(entry.source, entry.patient) for entry in pack.entries]
-    slices: dict[tuple[str, str], int] = {}
-    for key in keys:
-        slices[key] = slices.get(key, 0) + 1
-    patients: dict[str, int] = {}
-    for source, _ in slices:
-        patients[source] = patients.get(source, 0) + 1
-    chances = [shares.get(source, 0.0) / patients[source] / slices[(source, patient)] for source, patient in keys]
-    if sum(chances) <= 0.0:
-        raise ValueError(f"none of the sources {sorted(shares)} has slices")
-    return torch.tensor(chances, dtype=torch.float64)
-
-
-def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
-    """A random augmented batch: hounsfield float32, labels uint8 and weight float32, all (B, H, W)."""
-    at = torch.multinomial(chances, recipe.batch, replacement=True).numpy()
-    hounsfield = torch.from_numpy(pack.hounsfield[at].astype(np.float32))
-    labels = torch.from_numpy(pack.labels[at])
-    pixel_mm = torch.tensor([math.sqrt(math.prod(pack.entries[n].pixel_mm)) for n in at])
-    hounsfield, labels, painted = augmented(hounsfield, labels, pixel_mm, recipe.augmentation)
-    weight = torch.ones_like(hounsfield)
-    if recipe.task == "lesion":
-        labelled = torch.tensor([pack.entries[n].lesions_labelled for n in at]).view(-1, 1, 1)
-        near = nn.functional.max_pool2d(painted.to(torch.float32)[:, None], 9, stride=1, padding=4)[:, 0] > 0
-        weight = torch.where(labelled | near, 1.0, recipe.unlabelled_weight) * (labels >= 1)
-    return {"hounsfield": hounsfield, "labels": labels, "weight": weight}
 
 
 def loss_of(batch: Examples, prepare: nn.Module, network: nn.Module, recipe: Recipe) -> Tensor:
@@ -106,7 +73,9 @@ def average_into(average: dict[str, Tensor], network: nn.Module, decay: float) -
             average[name].copy_(value)
 
 
-def fit(recipe: Recipe, pack: Pack, folder: Path, watch: Callable[[nn.Module], dict[str, float]] | None = None) -> Path:
+def fit(
+    recipe: Recipe, pack: Pack, folder: Path, watch: Callable[[int, nn.Module], None] | None = None
+) -> Path:
     """Train until the recipe's last step and return the checkpoint; continues from `folder/last.ckpt` if there is one.
 
     Writes `curve.csv` (step, loss, rate, seconds). `watch` scores the averaged network at each checkpoint; nothing is
@@ -116,9 +85,8 @@ def fit(recipe: Recipe, pack: Pack, folder: Path, watch: Callable[[nn.Module], d
     fabric = Fabric(accelerator="auto", devices=1, precision=recipe.precision)
     torch.manual_seed(recipe.seed)
     prepare, bare = build(recipe)
-    bare = bare.to(memory_format=torch.channels_last)
-    network, optimiser = fabric.setup(bare, torch.optim.AdamW(
-        bare.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay))  # fmt: skip
+    adam = torch.optim.AdamW(bare.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    network, optimiser = fabric.setup(channels_last(bare), adam)
     average = {name: value.clone() for name, value in network.state_dict().items()}
     state: dict[str, Any] = {"network": network, "optimiser": optimiser, "average": average, "step": 0}
     checkpoint = folder / "last.ckpt"
@@ -136,7 +104,7 @@ def fit(recipe: Recipe, pack: Pack, folder: Path, watch: Callable[[nn.Module], d
         optimiser.zero_grad()
         fabric.backward(loss)
         optimiser.step()
-        average_into(average, network, min(recipe.average_decay, (1 + step) / (10 + step)) if recipe.average_decay else 0.0)
+        average_into(average, network, min(recipe.average_decay, (1 + step) / (10 + step)))
         losses.append(float(loss.detach()))
         if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == recipe.steps:
             state["step"] = step + 1
@@ -146,7 +114,7 @@ def fit(recipe: Recipe, pack: Pack, folder: Path, watch: Callable[[nn.Module], d
             if watch is not None:
                 _, judged = build(recipe)
                 judged.load_state_dict(average)
-                print(step + 1, f"loss {np.mean(losses):.4f}", watch(judged.eval()), flush=True)
+                watch(step + 1, judged.eval())
             losses = []
     return checkpoint
 

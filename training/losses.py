@@ -13,7 +13,7 @@ def weighted_cross_entropy(logit_BHW: Tensor, truth_BHW: Tensor, weight_BHW: Ten
 
 
 def weighted_dice(logit_BHW: Tensor, truth_BHW: Tensor, weight_BHW: Tensor) -> Tensor:
-    """1 - soft Dice over the whole batch, so that a slice without the organ adds its false positives and nothing else."""
+    """1 - soft Dice over the whole batch: a slice without the organ adds its false positives, nothing else."""
     probability_BHW = logit_BHW.sigmoid()
     shared = (probability_BHW * truth_BHW * weight_BHW).sum()
     total = ((probability_BHW + truth_BHW) * weight_BHW).sum()

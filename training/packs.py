@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from app.imaging.region import bounding_box
 from training.datasets import Case
 from training.preprocessing import resized
 
@@ -59,34 +60,32 @@ def on_pack_grid(case: Case) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint
         truth = torch.from_numpy(case.labels_kji[part].copy())
         covered = resized(torch.stack((truth >= 1, truth == 2), dim=1).to(torch.float32), size) > 0.5
         hounsfields.append(resized(hounsfield.clamp(-1024, 3071), size)[:, 0].round().to(torch.int16).numpy())
-        labels.append((covered[:, 0].to(torch.uint8) + (covered[:, 1] & covered[:, 0]).to(torch.uint8)).numpy())
+        labels.append(
+            (covered[:, 0].to(torch.uint8) + (covered[:, 1] & covered[:, 0]).to(torch.uint8)).numpy()
+        )
     return np.concatenate(hounsfields), np.concatenate(labels)
 
 
 def liver_region(case: Case) -> Case | None:
     """The case cut to the box around its liver, slices without liver left out; None where there is no liver."""
-    from app.imaging.region import bounding_box
-
     liver = case.labels_kji >= 1
     if not liver.any():
         return None
     box = bounding_box(liver, case.spacing_kji_mm, LESION_MARGIN_MM)
-    region = tuple(box)
+    region = box.slices
     with_liver = liver[region].any(axis=(1, 2))
-    return Case(
-        case.name, case.patient, case.source, case.hounsfield_kji[region][with_liver], case.labels_kji[region][with_liver],
-        case.spacing_kji_mm, case.lesions_labelled,
-    )  # fmt: skip
+    return replace(
+        case,
+        hounsfield_kji=case.hounsfield_kji[region][with_liver],
+        labels_kji=case.labels_kji[region][with_liver],
+    )
 
 
 def _thinned(case: Case) -> Case:
     if case.source != "phantom" or len(case.labels_kji) <= PHANTOM_SLICES:
         return case
     at = np.linspace(0, len(case.labels_kji) - 1, PHANTOM_SLICES).round().astype(int)
-    return Case(
-        case.name, case.patient, case.source, case.hounsfield_kji[at], case.labels_kji[at],
-        case.spacing_kji_mm, case.lesions_labelled,
-    )  # fmt: skip
+    return replace(case, hounsfield_kji=case.hounsfield_kji[at], labels_kji=case.labels_kji[at])
 
 
 def write_pack(folder: Path, cases: Iterable[Case], task: str) -> int:
@@ -124,5 +123,7 @@ def read_packs(root: Path, task: str) -> Pack:
         stored = json.loads((folder / "index.json").read_text())
         entries += [Entry(**{**entry, "pixel_mm": tuple(entry["pixel_mm"])}) for entry in stored]
     if not entries:
-        raise FileNotFoundError(f"no prepared {task} slices under {root}: run `python -m training prepare` first")
+        raise FileNotFoundError(
+            f"no prepared {task} slices under {root}: run `python -m training prepare` first"
+        )
     return Pack(np.concatenate(hounsfields), np.concatenate(labels), tuple(entries))

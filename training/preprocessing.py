@@ -21,25 +21,54 @@ def windowed(hounsfield_BHW: Tensor, lower_hu: float, upper_hu: float) -> Tensor
     return (clipped - lower_hu) * (LEVELS - 1.0) / (upper_hu - lower_hu)
 
 
-def equalised(grey_BHW: Tensor, inside_BHW: Tensor | None = None) -> Tensor:
-    """Histogram equalisation of each slice by the preprint's formula, 0..255 float32 (B, H, W).
+def _mapping(counts_BS: Tensor) -> tuple[Tensor, Tensor]:
+    """h of every level from the histogram, 0..255 before rounding, and whether the slice has any contrast (B, 1).
 
-    `h(x) = round((cdf(x) - cdf_min) / (LW - cdf_min) * (S - 1))` with LW the pixels of the slice and S = 256 levels;
-    `cdf_min` is the cdf of the lowest level that occurs. With `inside` (bool) only those pixels are counted, and every
-    pixel is mapped through their histogram. A slice with one grey value, or with nothing inside, becomes zero.
-    Counts are float32: integer scatter was wrong on ONNX Runtime's CUDA provider; float32 is exact up to 2^24 pixels.
+    `h(x) = (cdf(x) - cdf_min) / (LW - cdf_min) * (S - 1)`; `cdf_min` is the cdf of the lowest level that occurs.
     """
-    level_BN = grey_BHW.round().clamp(0.0, LEVELS - 1.0).to(torch.int64).flatten(1)
-    weight_BN = torch.ones_like(grey_BHW) if inside_BHW is None else inside_BHW.to(torch.float32)
-    weight_BN = weight_BN.flatten(1)
-    empty_BS = weight_BN.new_zeros((level_BN.shape[0], LEVELS))
-    cdf_BS = torch.cumsum(empty_BS.scatter_add(1, level_BN, weight_BN), dim=1)
+    cdf_BS = torch.cumsum(counts_BS, dim=1)
     total_B1 = cdf_BS[:, -1:]
     lowest_B1 = torch.where(cdf_BS > 0.0, cdf_BS, total_B1).amin(dim=1, keepdim=True)
     range_B1 = total_B1 - lowest_B1
-    mapped_BS = ((cdf_BS - lowest_B1).clamp(min=0.0) / range_B1.clamp(min=1.0) * (LEVELS - 1.0)).round()
-    mapped_BS = torch.where(range_B1 > 0.0, mapped_BS, torch.zeros_like(mapped_BS))
+    mapped_BS = (cdf_BS - lowest_B1).clamp(min=0.0) / range_B1.clamp(min=1.0) * (LEVELS - 1.0)
+    return mapped_BS, range_B1 > 0.0
+
+
+def equalised(grey_BHW: Tensor) -> Tensor:
+    """Histogram equalisation of each slice by the preprint's formula, 0..255 float32 (B, H, W).
+
+    `h(x) = round((cdf(x) - cdf_min) / (LW - cdf_min) * (S - 1))` with LW the pixels of the slice and S = 256 levels.
+    A slice with one grey value becomes zero. Counts are float32: integer scatter was wrong on ONNX Runtime's CUDA
+    provider, and float32 counts exactly up to 2^24 pixels.
+    """
+    level_BN = grey_BHW.round().clamp(0.0, LEVELS - 1.0).to(torch.int64).flatten(1)
+    one_BN = torch.ones_like(grey_BHW).flatten(1)
+    counts_BS = one_BN.new_zeros((level_BN.shape[0], LEVELS)).scatter_add(1, level_BN, one_BN)
+    mapped_BS, has_contrast_B1 = _mapping(counts_BS)
+    mapped_BS = torch.where(has_contrast_B1, mapped_BS.round(), torch.zeros_like(mapped_BS))
     return mapped_BS.gather(1, level_BN).reshape(grey_BHW.shape)
+
+
+def equalised_between_levels(grey_BHW: Tensor, weight_BHW: Tensor) -> Tensor:
+    """The same formula for grey values between the 256 levels, as a resize leaves them; 0..255 float32 (B, H, W).
+
+    A pixel counts for the two levels it lies between, by nearness and by its weight (0 to leave it out), and h is
+    read between them in the same way. Nothing is rounded: a grey value that two runtimes give 1e-5 apart would
+    otherwise fall to different levels and the result would differ visibly. On whole levels with weight 1 it equals `equalised`
+    but for the rounding.
+    """
+    grey_BN = grey_BHW.clamp(0.0, LEVELS - 1.0).flatten(1)
+    below_BN = grey_BN.floor().clamp(max=LEVELS - 2.0)
+    nearness_BN = grey_BN - below_BN
+    at_BN = below_BN.to(torch.int64)
+    weight_BN = weight_BHW.flatten(1)
+    counts_BS = weight_BN.new_zeros((at_BN.shape[0], LEVELS))
+    counts_BS = counts_BS.scatter_add(1, at_BN, weight_BN * (1.0 - nearness_BN))
+    counts_BS = counts_BS.scatter_add(1, at_BN + 1, weight_BN * nearness_BN)
+    mapped_BS, has_contrast_B1 = _mapping(counts_BS)
+    mapped_BS = torch.where(has_contrast_B1, mapped_BS, torch.zeros_like(mapped_BS))
+    below, above = mapped_BS.gather(1, at_BN), mapped_BS.gather(1, at_BN + 1)
+    return (below + (above - below) * nearness_BN).reshape(grey_BHW.shape)
 
 
 def resized(image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
@@ -48,7 +77,7 @@ def resized(image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class LiverInput(nn.Module):
-    """int16 HU (B, H, W) → float32 (B, 1, h, w) in about -1..1: window → equalise → resize, or resize before equalising.
+    """int16 HU (B, H, W) → float32 (B, 1, h, w) in -1..1: window → equalise → resize, or equalise last.
 
     `equalise_first=True` is the order of the paper recipe. Equalising after the resize makes the histogram that of the
     working grid, so that pixel size and noise of the scan matter less.
@@ -61,21 +90,23 @@ class LiverInput(nn.Module):
         self.window_hu, self.size, self.equalise_first = window_hu, size, equalise_first
 
     def forward(self, hounsfield_BHW: Tensor) -> Tensor:
+        """(B, H, W) HU → (B, 1, h, w)."""
         grey_BHW = windowed(hounsfield_BHW, *self.window_hu)
         size = (self.size, self.size)
         if self.equalise_first:
             grey_BChw = resized(equalised(grey_BHW)[:, None], size)
         else:
-            grey_BChw = equalised(resized(grey_BHW[:, None], size)[:, 0])[:, None]
+            grey_Bhw = resized(grey_BHW[:, None], size)[:, 0]
+            grey_BChw = equalised_between_levels(grey_Bhw, torch.ones_like(grey_Bhw))[:, None]
         return grey_BChw / 127.5 - 1.0
 
 
 class LesionInput(nn.Module):
     """int16 HU and liver bool, both (B, H, W) of the region → float32 (B, 3, h, w).
 
-    Channels: grey values equalised over the liver's own pixels (the preprint's step, where it matters), Hounsfield units
-    relative to the liver's mean in steps of 50 HU (equalisation alone turns the noise of a healthy liver into full
-    contrast), and the liver mask. Outside the liver the first two are zero.
+    Channels: grey values equalised over the liver's own pixels (the preprint's step, where it matters), Hounsfield
+    units relative to the liver's mean in steps of 50 HU (equalisation alone turns the noise of a healthy liver into
+    full contrast), and the liver mask. Outside the liver the first two are zero.
     """
 
     channels = 3
@@ -85,14 +116,14 @@ class LesionInput(nn.Module):
         self.window_hu, self.size = window_hu, size
 
     def forward(self, hounsfield_BHW: Tensor, liver_BHW: Tensor) -> Tensor:
+        """(B, H, W) HU and liver → (B, 3, h, w)."""
         lower_hu, upper_hu = self.window_hu
         size = (self.size, self.size)
         grey_Bhw = resized(windowed(hounsfield_BHW, lower_hu, upper_hu)[:, None], size)[:, 0]
         liver_Bhw = resized(liver_BHW.to(torch.float32)[:, None], size)[:, 0]
-        inside_Bhw = (liver_Bhw > 0.5).to(torch.float32)
-        contrast_Bhw = (equalised(grey_Bhw, inside_Bhw > 0.5) / 127.5 - 1.0) * inside_Bhw
-        count_B11 = inside_Bhw.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
-        mean_B11 = (grey_Bhw * inside_Bhw).sum(dim=(1, 2), keepdim=True) / count_B11
+        contrast_Bhw = (equalised_between_levels(grey_Bhw, liver_Bhw) / 127.5 - 1.0) * liver_Bhw
+        area_B11 = liver_Bhw.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
+        mean_B11 = (grey_Bhw * liver_Bhw).sum(dim=(1, 2), keepdim=True) / area_B11
         step = 50.0 * (LEVELS - 1.0) / (upper_hu - lower_hu)
-        relative_Bhw = ((grey_Bhw - mean_B11) / step).clamp(-3.0, 3.0) * inside_Bhw
+        relative_Bhw = ((grey_Bhw - mean_B11) / step).clamp(-3.0, 3.0) * liver_Bhw
         return torch.stack((contrast_Bhw, relative_Bhw, liver_Bhw), dim=1)

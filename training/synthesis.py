@@ -1,7 +1,7 @@
 """Synthetic lesions painted into real livers: lesion labels come from few patients, livers from many.
 
-Blobs are ellipses bent by low-frequency noise, 4 to 60 mm across, with a soft edge; most are darker than the liver, some
-brighter, some with an enhancing rim. Shapes: B slices, H rows, W columns.
+Blobs are ellipses bent by low-frequency noise, 4 to 60 mm across, with a soft edge; most are darker than the liver,
+some brighter, some with an enhancing rim. Shapes: B slices, H rows, W columns.
 """
 
 from __future__ import annotations

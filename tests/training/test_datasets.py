@@ -1,0 +1,116 @@
+"""Every layout becomes cases, and no patient lies on two sides of a split."""
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+pytest.importorskip("torch", reason="training needs PyTorch")
+
+from training.crossvalidation import kept_out_side, training_side
+from training.datasets import discover, folds, is_kept_out, kept_out_groups, patient_group
+from training.packs import Entry, Pack, liver_region, read_packs, write_pack
+
+pytestmark = pytest.mark.training
+
+
+def write_pair(scan, labels, codes="LPS"):
+    """A lopsided volume: bright liver on the patient's right, towards anterior."""
+    hounsfield = np.full((40, 32, 6), -1000, np.int16)
+    truth = np.zeros(hounsfield.shape, np.uint8)
+    hounsfield[5:35, 5:28], hounsfield[8:18, 8:16] = 0, 100
+    truth[8:18, 8:16] = 1
+    truth[10:13, 10:13, 3] = 2
+    start = nib.orientations.axcodes2ornt(("L", "P", "S"))
+    turn = nib.orientations.ornt_transform(start, nib.orientations.axcodes2ornt(tuple(codes)))
+    affine = np.diag([-2.0, -2.0, 5.0, 1.0]) @ nib.orientations.inv_ornt_aff(turn, hounsfield.shape)
+    for path, array in ((scan, hounsfield), (labels, truth)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(nib.orientations.apply_orientation(array, turn), affine), path)
+    return hounsfield.T, truth.T
+
+
+@pytest.mark.parametrize("codes", ["LPS", "RAS", "PIR"])
+@pytest.mark.parametrize(
+    ("scan", "labels", "patient"),
+    [
+        ("volume-4.nii.gz", "segmentation-4.nii.gz", "LiTS004"),
+        ("volume-1.nii", "segmentation-1.nii", "LiTS000"),
+        ("Task03/imagesTr/liver_7.nii.gz", "Task03/labelsTr/liver_7.nii.gz", "LiTS007"),
+        ("own/images/p12_a.nii.gz", "own/labels/p12_a.nii.gz", "p12"),
+    ],
+)
+def test_every_layout_gives_upright_slices(tmp_path, scan, labels, patient, codes):
+    hounsfield, truth = write_pair(tmp_path / scan, tmp_path / labels, codes)
+    (case,) = discover(tmp_path)
+    assert case.patient == patient
+    assert np.array_equal(case.hounsfield_kji, hounsfield)
+    assert np.array_equal(case.labels_kji, truth)
+    assert np.allclose(case.spacing_kji_mm, (5, 2, 2))
+
+
+def test_an_archive_gives_a_case_per_volume(tmp_path):
+    liver = np.zeros((3, 16, 16), np.uint8)
+    liver[:2, 4:8, 4:8] = 1
+    np.savez(
+        tmp_path / "some.npz", hounsfield=np.zeros((3, 16, 16), np.int16), liver=liver,
+        patient=np.array(["LiTS010", "LiTS010", "x"]), volume=np.array(["LiTS010", "LiTS010", "x"]),
+    )  # fmt: skip
+    cases = {case.patient: case for case in discover(tmp_path)}
+    assert (len(cases["LiTS010"].labels_kji), cases["LiTS010"].source) == (2, "spread")
+    assert not cases["LiTS010"].lesions_labelled
+    assert (cases["x"].source, cases["x"].lesions_labelled) == ("negative", True)
+
+
+def test_a_folder_without_scans_is_said_to_be_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no LiTS"):
+        list(discover(tmp_path))
+
+
+def entries(patients):
+    return tuple(Entry(name, name, source, True, (1.0, 1.0)) for name, source in patients)
+
+
+def test_no_patient_lies_on_both_sides_whatever_an_archive_calls_it():
+    known = [(f"LiTS{n:03d}", "spread") for n in range(131)]
+    known += [(f"LiTSidx1{n:04d}", "spread") for n in range(131)]
+    known += [(f"LiTS{n:03d}", "lits") for n in range(7)]
+    pack = Pack(np.zeros((len(known), 2, 2), np.int16), np.zeros((len(known), 2, 2), np.uint8), entries(known))
+    train, kept = (
+        {patient_group(entry.patient) for entry in side.entries} for side in (training_side(pack), kept_out_side(pack))
+    )
+    assert not train & kept
+    assert {"lits-3", "lits-5"} <= kept
+    assert {"lits-0", "lits-1", "lits-2", "lits-4", "lits-6"} <= train
+    assert len(kept) >= 14
+
+
+def test_the_split_does_not_depend_on_the_order_of_the_files():
+    groups = [f"lits-{n}" for n in range(100)]
+    assert kept_out_groups(groups) == kept_out_groups(reversed(groups))
+
+
+def test_a_negative_slice_is_kept_out_under_either_reading_of_its_number():
+    kept_out = frozenset({"lits-40"})
+    assert is_kept_out("LiTSbatch2_sample_0012", "negative", kept_out)
+    assert is_kept_out("LiTSbatch2_sample_0040", "negative", kept_out)
+
+
+def test_folds_hold_every_patient_once():
+    groups = {f"lits-{n}" for n in range(23)}
+    dealt = folds(groups, 5)
+    assert sorted(group for fold in dealt for group in fold) == sorted(groups)
+    assert {len(fold) for fold in dealt} == {4, 5}
+
+
+def test_the_region_of_a_liver_holds_all_of_it(phantom_cases):
+    case = phantom_cases[0]
+    region = liver_region(case)
+    assert region.labels_kji.astype(bool).sum() == case.labels_kji.astype(bool).sum()
+    assert region.labels_kji.any(axis=(1, 2)).all()
+
+
+def test_a_pack_is_read_as_it_was_written(tmp_path, phantom_cases):
+    count = write_pack(tmp_path / "liver" / "phantoms", phantom_cases, "liver")
+    pack = read_packs(tmp_path, "liver")
+    assert pack.hounsfield.shape == pack.labels.shape == (count, 256, 256)
+    assert {entry.source for entry in pack.entries} == {"phantom"}

@@ -1,0 +1,111 @@
+"""An exported file gives what PyTorch gives, at any size and batch, and says all about itself."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import pytest
+
+torch = pytest.importorskip("torch", reason="training needs PyTorch")
+
+from app.inference.network import Network, Runtime
+from training.export import CardText, LiverGraph, NotExported, check_parity, export, graph_bytes, recarded
+from training.loop import build, fit
+from training.manifest import register, sha256_of
+from training.packs import read_packs
+from training.recipes import default
+
+pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+
+
+def small(task):
+    return replace(default(task), size=64, width=4, batch=4, steps=12, checkpoint_steps=12, precision="32-true")
+
+
+def text_for(task):
+    trained_with = "0" * 64 if task == "lesion" else ""
+    return CardText(version="1.2.3", threshold=0.5, trained_on="one phantom", trained_with=trained_with)
+
+
+@pytest.fixture(scope="module")
+def exported(cache, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    for task in ("liver", "lesion"):
+        recipe = small(task)
+        checkpoint = fit(recipe, read_packs(cache, task), folder / task)
+        export(recipe, checkpoint, text_for(task), folder / "models")
+    return folder / "models"
+
+
+def network(exported, task, **runtime):
+    path = exported / f"{task}-1.2.3.onnx"
+    return Network(path.read_bytes(), sha256_of(path), path.name, task, Runtime(threads=1, **runtime))
+
+
+def scan(shape=(7, 71, 93)):
+    random = np.random.default_rng(0)
+    hounsfield = random.normal(60, 60, shape).astype(np.int16)
+    liver = np.zeros(shape, np.bool_)
+    liver[:, 20:60, 20:70] = True
+    return hounsfield, liver
+
+
+def test_the_service_takes_the_files_and_reads_their_cards(exported):
+    card = network(exported, "lesion").card
+    assert (card.threshold, card.roi_margin_mm, card.version) == (0.5, 10.0, "1.2.3")
+    assert network(exported, "liver").card.task == "liver"
+
+
+@pytest.mark.parametrize("task", ["liver", "lesion"])
+def test_the_size_of_the_batch_does_not_change_the_result(exported, task):
+    hounsfield, liver = scan()
+    inputs = (hounsfield,) if task == "liver" else (hounsfield, liver)
+    one, many = (network(exported, task, batch=batch).run(*inputs) for batch in (1, 5))
+    assert np.abs(one - many).max() <= 1e-6
+    assert one.std() > 0
+
+
+def test_outside_the_liver_there_is_no_lesion(exported):
+    hounsfield, liver = scan()
+    assert not network(exported, "lesion").run(hounsfield, liver)[~liver].any()
+
+
+def test_the_manifest_names_both_files_and_keeps_the_entry_of_the_crf(exported):
+    (exported / "crf-0.1.0.onnx").write_bytes(b"x")
+    register(exported, "crf", "crf-0.1.0.onnx")
+    register(exported, "liver", "liver-1.2.3.onnx")
+    manifest = json.loads((exported / "manifest.json").read_text())
+    assert set(manifest["networks"]) == {"liver", "lesion", "crf"}
+    for entry in manifest["networks"].values():
+        assert entry["sha256"] == sha256_of(exported / entry["file"])
+
+
+def test_a_new_card_leaves_the_weights_alone(exported):
+    hounsfield, _ = scan()
+    before = network(exported, "liver").run(hounsfield)
+    recarded(exported / "liver-1.2.3.onnx", {"metrics": json.dumps({"dice": 0.5})})
+    changed = network(exported, "liver")
+    assert changed.card.metrics == {"dice": 0.5}
+    assert np.array_equal(changed.run(hounsfield), before)
+
+
+def test_a_network_in_training_mode_is_refused():
+    prepare, bare = build(small("liver"))
+    with pytest.raises(NotExported, match="training mode"):
+        graph_bytes(LiverGraph(prepare, bare).train(), small("liver"))
+
+
+def test_a_graph_that_disagrees_with_its_network_is_refused(exported):
+    prepare, bare = build(small("liver"))
+    model = onnx.load(exported / "liver-1.2.3.onnx")
+    with pytest.raises(NotExported, match="differ"):
+        check_parity(model, LiverGraph(prepare, bare).eval(), "liver")
+
+
+def test_a_card_with_gaps_is_refused_and_nothing_is_written(cache, tmp_path):
+    recipe = small("lesion")
+    checkpoint = fit(recipe, read_packs(cache, "lesion"), tmp_path / "run")
+    with pytest.raises(NotExported, match="trained_with"):
+        export(recipe, checkpoint, replace(text_for("lesion"), trained_with=""), tmp_path / "models")
+    assert not list((tmp_path / "models").glob("*"))

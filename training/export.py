@@ -1,0 +1,242 @@
+"""A trained network → an ONNX file that takes Hounsfield units, knows itself, and gives what PyTorch gives.
+
+Shapes: S slices, R rows, C columns of the scan; h, w the working size.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from training.loop import build
+from training.manifest import CONTRACT, register, write_atomically
+from training.networks import MixedUNet
+from training.preprocessing import resized
+from training.recipes import Recipe
+
+#: Largest difference between PyTorch and ONNX Runtime that is still a rounding error.
+PARITY_TOLERANCE = 1e-4
+#: Slices, rows, columns at which parity is checked: odd, small, large, not square.
+PARITY_SHAPES = ((1, 37, 29), (3, 255, 193), (2, 512, 512), (2, 301, 415))
+OPSET = 18
+KEYS = (
+    "contract", "name", "version", "task", "threshold", "roi_margin_mm", "labels", "preprocessing", "trained_on",
+    "trained_with", "metrics", "source_commit", "licence", "intended_use",
+)  # fmt: skip
+
+
+class NotExported(RuntimeError):
+    """The network must not be shipped: it is in training mode, its card has gaps, or ONNX Runtime disagrees."""
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What the file says about itself beyond what the recipe knows."""
+
+    version: str
+    threshold: float
+    trained_on: str
+    trained_with: str = ""
+    metrics: dict[str, Any] = field(default_factory=dict)
+    licence: str = "CC-BY-SA-4.0"
+    intended_use: str = (
+        "Research use on adult abdominal CT. Not a medical device: every result needs a radiologist's review."
+    )
+
+
+class LiverGraph(nn.Module):
+    """int16 HU (S, R, C) → probability of liver, float32, same shape."""
+
+    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.prepare, self.network = prepare, network
+
+    def forward(self, hounsfield: Tensor) -> Tensor:
+        """Probability (S, R, C)."""
+        logit = self.network(self.prepare(hounsfield))
+        rows, columns = hounsfield.shape[1], hounsfield.shape[2]
+        return resized(logit, (rows, columns))[:, 0].sigmoid()
+
+
+class LesionGraph(nn.Module):
+    """int16 HU and liver (bool), both (S, R, C) of the region → probability of lesion; zero outside the liver."""
+
+    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
+        super().__init__()
+        self.prepare, self.network = prepare, network
+
+    def forward(self, hounsfield: Tensor, liver: Tensor) -> Tensor:
+        """Probability (S, R, C)."""
+        logit = self.network(self.prepare(hounsfield, liver))
+        rows, columns = hounsfield.shape[1], hounsfield.shape[2]
+        return resized(logit, (rows, columns))[:, 0].sigmoid() * liver.to(torch.float32)
+
+
+def folded(network: MixedUNet) -> MixedUNet:
+    """The same network in evaluation mode with every normalisation folded into the convolution before it."""
+    network = network.eval()
+    for block in (*network.encoders, network.bottleneck, *network.decoders):
+        layers = list(block.children())
+        for at, layer in enumerate(layers):
+            if isinstance(layer, nn.BatchNorm2d):
+                convolution = layers[at - 1]
+                assert isinstance(convolution, nn.Conv2d)
+                layers[at - 1] = nn.utils.fusion.fuse_conv_bn_eval(convolution, layer)
+                layers[at] = nn.Identity()
+        assert isinstance(block, nn.Sequential)
+        for at, layer in enumerate(layers):
+            block[at] = layer
+    return network
+
+
+def trained(recipe: Recipe, checkpoint: Path) -> LiverGraph | LesionGraph:
+    """The graph with the averaged weights of a checkpoint, folded, in evaluation mode."""
+    prepare, network = build(recipe)
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    network.load_state_dict(stored["average"])
+    graph = (
+        LiverGraph(prepare, folded(network))
+        if recipe.task == "liver"
+        else LesionGraph(prepare, folded(network))
+    )
+    return graph.eval()
+
+
+def _example(task: str, shape: tuple[int, int, int], seed: int) -> tuple[Tensor, ...]:
+    """A slice-like input: smooth blobs, air around, noise; the liver of stage two is one of the blobs."""
+    random = np.random.default_rng(seed)
+    y, x = np.meshgrid(np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[2]), indexing="ij")
+    body = np.where(x**2 + y**2 < 0.7, 60.0, -1000.0) + 80 * np.exp(-((x + 0.3) ** 2 + y**2) * 8)
+    hounsfield = (body[None] + random.normal(0, 20, shape)).astype(np.int16)
+    liver = np.broadcast_to((x + 0.3) ** 2 + y**2 < 0.15, shape)
+    inputs = (torch.from_numpy(hounsfield), torch.from_numpy(liver.copy()))
+    return inputs[:1] if task == "liver" else inputs
+
+
+def graph_bytes(graph: LiverGraph | LesionGraph, recipe: Recipe) -> onnx.ModelProto:
+    """The ONNX model with dynamic slices, rows and columns. Raises NotExported in training mode."""
+    if graph.training or any(module.training for module in graph.modules()):
+        raise NotExported("the network is in training mode: its randomness would be exported")
+    names = ["hounsfield"] if recipe.task == "liver" else ["hounsfield", "liver"]
+    axes = {0: torch.export.Dim("slices"), 1: torch.export.Dim("rows"), 2: torch.export.Dim("columns")}
+    program = torch.onnx.export(
+        graph, _example(recipe.task, (2, 131, 117), 0), input_names=names, output_names=["probability"],
+        dynamic_shapes=tuple(axes for _ in names), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
+    )  # fmt: skip
+    assert program is not None
+    return program.model_proto
+
+
+def check_parity(model: onnx.ModelProto, graph: nn.Module, task: str) -> float:
+    """The largest difference to PyTorch over all the parity shapes; raises NotExported above the tolerance."""
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for seed, shape in enumerate(PARITY_SHAPES):
+        inputs = _example(task, shape, seed)
+        with torch.no_grad():
+            expected: npt.NDArray[np.float32] = graph(*inputs).numpy()
+        feeds = {node.name: value.numpy() for node, value in zip(session.get_inputs(), inputs, strict=True)}
+        (found,) = session.run(None, feeds)
+        worst = max(worst, float(np.abs(found - expected).max()))
+    if not worst <= PARITY_TOLERANCE:
+        raise NotExported(f"ONNX Runtime and PyTorch differ by {worst:.2e}, more than {PARITY_TOLERANCE:.0e}")
+    return worst
+
+
+def source_commit() -> str:
+    """The commit that the code was at, with "+" if files had changed; "unknown" outside a repository."""
+    asked = [
+        "git",
+        "-C",
+        str(Path(__file__).parent),
+        "describe",
+        "--always",
+        "--dirty=+",
+        "--abbrev=40",
+        "--exclude=*",
+    ]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    return answer.stdout.strip() or "unknown"
+
+
+def preprocessing_text(recipe: Recipe) -> str:
+    """One sentence that says what the graph does to Hounsfield units."""
+    lower, upper = recipe.window_hu
+    size = f"{recipe.size}x{recipe.size}"
+    if recipe.task == "lesion":
+        return (
+            f"inside the graph: window {lower:g}..{upper:g} HU, resize to {size}, 256-level equalisation over the "
+            "liver's pixels of the slice beside HU relative to the liver's mean, liver mask"
+        )
+    order = (
+        f"256-level equalisation, resize to {size}"
+        if recipe.equalise_first
+        else f"resize to {size}, 256-level equalisation"
+    )
+    return f"inside the graph: window {lower:g}..{upper:g} HU, {order}, all per slice"
+
+
+def card_of(recipe: Recipe, text: CardText) -> dict[str, str]:
+    """The metadata, all strings. Raises NotExported if a value that the contract needs is empty."""
+    lesion = recipe.task == "lesion"
+    card = {
+        "contract": CONTRACT,
+        "name": f"hepaseg-{recipe.task}-{recipe.name}",
+        "version": text.version,
+        "task": recipe.task,
+        "threshold": repr(text.threshold),
+        "roi_margin_mm": repr(recipe.roi_margin_mm) if lesion else "",
+        "labels": "lesion" if lesion else "liver, lesions included",
+        "preprocessing": preprocessing_text(recipe),
+        "trained_on": text.trained_on,
+        "trained_with": text.trained_with,
+        "metrics": json.dumps(text.metrics, sort_keys=True),
+        "source_commit": source_commit(),
+        "licence": text.licence,
+        "intended_use": text.intended_use,
+    }
+    optional = set() if lesion else {"roi_margin_mm", "trained_with"}
+    missing = [key for key in KEYS if not card[key] and key not in optional]
+    if missing:
+        raise NotExported(f"the card says nothing about {', '.join(missing)}")
+    return card
+
+
+def with_card(model: onnx.ModelProto, card: dict[str, str]) -> bytes:
+    """The model's bytes with the card as its metadata, in a fixed order."""
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, card)
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def export(recipe: Recipe, checkpoint: Path, text: CardText, models_dir: Path) -> Path:
+    """Write `TASK-VERSION.onnx` and its manifest entry; nothing is written if a check fails."""
+    graph = trained(recipe, checkpoint)
+    model = graph_bytes(graph, recipe)
+    check_parity(model, graph, recipe.task)
+    models_dir.mkdir(parents=True, exist_ok=True)
+    path = models_dir / f"{recipe.task}-{text.version}.onnx"
+    write_atomically(path, with_card(model, card_of(recipe, text)))
+    register(models_dir, recipe.task, path.name)
+    return path
+
+
+def recarded(path: Path, changes: dict[str, str]) -> None:
+    """Write new values into the card of an exported file and register its new sha256: weights stay as they are."""
+    model = onnx.load(path)
+    card = {entry.key: entry.value for entry in model.metadata_props} | changes
+    write_atomically(path, with_card(model, card))
+    task: Any = card["task"]
+    register(path.parent, task, path.name)

@@ -1,0 +1,52 @@
+"""Which slices make a batch, and what becomes of them before the preprocessing. Shapes: B slices, H rows, W columns."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.augmentation import augmented
+from training.packs import Pack
+from training.recipes import Recipe
+
+Examples = dict[str, Tensor]
+#: How far around a painted lesion an unlabelled liver counts in full, pixels.
+NEAR_PIXELS = 4
+
+
+def slice_chances(pack: Pack, recipe: Recipe) -> Tensor:
+    """The chance of each slice: its source's share, every patient of it alike, every slice of a patient alike."""
+    shares = dict(recipe.shares)
+    keys = [(entry.source, entry.patient) for entry in pack.entries]
+    slices: dict[tuple[str, str], int] = {}
+    for key in keys:
+        slices[key] = slices.get(key, 0) + 1
+    patients: dict[str, int] = {}
+    for source, _ in slices:
+        patients[source] = patients.get(source, 0) + 1
+    chances = [
+        shares.get(source, 0.0) / patients[source] / slices[(source, patient)] for source, patient in keys
+    ]
+    if sum(chances) <= 0.0:
+        raise ValueError(f"none of the sources {sorted(shares)} has slices")
+    return torch.tensor(chances, dtype=torch.float64)
+
+
+def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
+    """A random augmented batch: hounsfield float32, labels uint8 and weight float32, all (B, H, W)."""
+    at = torch.multinomial(chances, recipe.batch, replacement=True).numpy()
+    hounsfield = torch.from_numpy(pack.hounsfield[at].astype(np.float32))
+    labels = torch.from_numpy(pack.labels[at])
+    pixel_mm = torch.tensor([math.sqrt(math.prod(pack.entries[n].pixel_mm)) for n in at])
+    hounsfield, labels, painted = augmented(hounsfield, labels, pixel_mm, recipe.augmentation)
+    weight = torch.ones_like(hounsfield)
+    if recipe.task == "lesion":
+        labelled = torch.tensor([pack.entries[n].lesions_labelled for n in at]).view(-1, 1, 1)
+        reach = 2 * NEAR_PIXELS + 1
+        near = functional.max_pool2d(painted.to(torch.float32)[:, None], reach, stride=1, padding=NEAR_PIXELS)[:, 0] > 0
+        weight = torch.where(labelled | near, 1.0, recipe.unlabelled_weight) * (labels >= 1)
+    return {"hounsfield": hounsfield, "labels": labels, "weight": weight}

@@ -1,0 +1,68 @@
+"""Scores of a PyTorch network on prepared slices, for curves and cross-validation.
+
+What is shipped is scored by evaluate.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.loop import build
+from training.networks import MixedUNet, channels_last
+from training.packs import Pack
+from training.preprocessing import resized
+from training.recipes import Recipe
+
+BATCH = 16
+
+
+def probabilities(network: MixedUNet, hounsfield_BHW: Tensor, liver_BHW: Tensor, recipe: Recipe) -> Tensor:
+    """Probability on the pack's grid, float32 (B, H, W); of a lesion, zero outside the liver."""
+    prepare, _ = build(recipe)
+    lesion = recipe.task == "lesion"
+    image = prepare(hounsfield_BHW, liver_BHW) if lesion else prepare(hounsfield_BHW)
+    size = (hounsfield_BHW.shape[1], hounsfield_BHW.shape[2])
+    autocast = torch.autocast(
+        hounsfield_BHW.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"
+    )
+    with torch.no_grad(), autocast:
+        logit = network(image.contiguous(memory_format=torch.channels_last)).to(torch.float32)
+    probability = resized(logit, size)[:, 0].sigmoid()
+    return probability * liver_BHW if lesion else probability
+
+
+def overlaps(
+    network: MixedUNet, pack: Pack, recipe: Recipe, threshold: float = 0.5
+) -> list[tuple[str, int, int, int]]:
+    """Per slice: its patient, pixels shared, pixels found, pixels true."""
+    truth_from = 1 if recipe.task == "liver" else 2
+    network = channels_last(network).eval()
+    rows: list[tuple[str, int, int, int]] = []
+    for start in range(0, len(pack.entries), BATCH):
+        part = slice(start, start + BATCH)
+        labels = torch.from_numpy(np.ascontiguousarray(pack.labels[part]))
+        hounsfield = torch.from_numpy(pack.hounsfield[part].astype(np.float32))
+        found = probabilities(network, hounsfield, labels >= 1, recipe) >= threshold
+        true = labels >= truth_from
+        for entry, mask, reference in zip(pack.entries[part], found, true, strict=True):
+            rows.append((entry.patient, int((mask & reference).sum()), int(mask.sum()), int(reference.sum())))
+    return rows
+
+
+def dice_per_patient(rows: list[tuple[str, int, int, int]]) -> dict[str, float]:
+    """Dice over all slices of each patient who has any of what is looked for."""
+    sums: dict[str, list[int]] = {}
+    for patient, shared, found, true in rows:
+        total = sums.setdefault(patient, [0, 0, 0])
+        total[0] += shared
+        total[1] += found
+        total[2] += true
+    return {patient: 2 * s / (f + t) for patient, (s, f, t) in sums.items() if t > 0}
+
+
+def empty_slices_left_empty(rows: list[tuple[str, int, int, int]]) -> float:
+    """Of the slices without what is looked for, the fraction where nothing was found; nan if there are none."""
+    empty = [found == 0 for _, _, found, true in rows if true == 0]
+    return float(np.mean(empty)) if empty else float("nan")
