@@ -244,7 +244,7 @@ def _prepare(settings: Settings) -> tuple[Run, dict[str, object]]:
         told = [found for found in report.quality.findings if found.severity != "info"]
         return [Notice(code=found.code, detail=found.detail) for found in told]
 
-    return run, {task: _card(network) for task, network in networks.by_task().items()}
+    return run, {network.card.task: _card(network) for network in networks}
 
 
 def _card(network: Network) -> dict[str, object]:

@@ -1,0 +1,99 @@
+"""The command `hepaseg` as a person types it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from app.imaging.nifti import write_labels, write_volume
+from app.pipeline import FILES
+from tests.analytic_networks import phantom_models
+from training.phantom import Phantom, abdomen
+
+
+@pytest.fixture(scope="module")
+def phantom() -> Phantom:
+    return abdomen(seed=1, shape=(64, 56, 24), spacing_mm=(5.0, 5.5, 8.0), noise_hu=0)
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory, phantom: Phantom) -> Path:
+    """A folder: models, one scan with its truth, and a file that is not a scan."""
+    folder = tmp_path_factory.mktemp("scans")
+    phantom_models(folder / "models")
+    write_volume(folder / "ct.nii.gz", phantom.volume)
+    write_labels(folder / "truth.nii.gz", phantom.truth.labels, phantom.truth.geometry, header_of=None)
+    (folder / "photo.nii.gz").write_bytes(b"\xff\xd8\xff\xe0 a photograph")
+    return folder
+
+
+def hepaseg(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def test_a_scan_becomes_masks_a_report_and_a_table(scans, phantom, tmp_path):
+    done = hepaseg(
+        "segment", scans / "ct.nii.gz", "-o", tmp_path, "--reference", scans / "truth.nii.gz",
+        "--models", scans / "models",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+    assert np.array_equal(np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj), phantom.truth.labels)
+    assert json.loads((tmp_path / "report.json").read_text())["agreement"]["liver"]["dice"] == 1.0
+    assert "against the reference" in done.stdout
+    assert f"lesions {len(phantom.lesions)}" in done.stdout
+
+
+def test_one_bad_scan_does_not_stop_the_others_and_is_named(scans, tmp_path):
+    done = hepaseg("segment", scans / "photo.nii.gz", scans / "ct.nii.gz", "-o", tmp_path, "--models", scans / "models")
+    assert done.returncode == 1
+    assert "photo" in done.stderr
+    assert "[unsupported_format]" in done.stderr
+    assert (tmp_path / "ct/report.json").exists()
+    assert not (tmp_path / "photo").exists()
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert [(case["name"], case["status"]) for case in summary] == [("photo", "failed"), ("ct", "succeeded")]
+
+
+def test_broken_networks_are_named_without_a_traceback(scans, tmp_path):
+    models = phantom_models(tmp_path / "models")
+    (models / "liver-0.0.1.onnx").write_bytes(b"not a network")
+    done = hepaseg("segment", scans / "ct.nii.gz", "-o", tmp_path / "out", "--models", models)
+    assert done.returncode == 1
+    assert "liver-0.0.1.onnx" in done.stderr
+    assert "[broken_model]" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_wrong_command_says_so_with_status_two(tmp_path):
+    done = hepaseg("segment", tmp_path / "missing.nii.gz", "-o", tmp_path)
+    assert done.returncode == 2
+    assert "missing.nii.gz" in done.stderr
+
+
+def test_models_prints_the_cards(scans):
+    done = hepaseg("models", "--models", scans / "models")
+    assert done.returncode == 0
+    assert '"task": "lesion"' in done.stdout
+
+
+def test_demo_shows_the_whole_way_over_http(scans, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEPASEG_MODELS_DIR", str(scans / "models"))
+    done = hepaseg("demo", "--ct", scans / "ct.nii.gz", "--reference", scans / "truth.nii.gz", "-o", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(FILES) <= {path.name for path in tmp_path.iterdir()}
+    assert "1.000" in done.stdout
+    assert "Research use only" in done.stdout
+
+
+def test_demo_with_a_bad_scan_says_what_to_mend(scans, tmp_path, monkeypatch):
+    monkeypatch.setenv("HEPASEG_MODELS_DIR", str(scans / "models"))
+    done = hepaseg("demo", "--ct", scans / "photo.nii.gz", "-o", tmp_path)
+    assert done.returncode == 1
+    assert "[unsupported_format]" in done.stderr
+    assert "Traceback" not in done.stderr
