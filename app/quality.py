@@ -90,7 +90,7 @@ def check_segmentation(volume: Volume, segmentation: Segmentation) -> tuple[Find
         return ()
     return (
         *_amounts(segmentation),
-        *_liver_hu(volume, segmentation),
+        *_liver_hu(volume, liver),
         *_cut_off(liver, segmentation.geometry),
         *_side(volume, liver),
     )
@@ -159,9 +159,9 @@ def _direction(geometry: Geometry) -> Iterator[Finding]:
 
 
 def _amounts(segmentation: Segmentation) -> Iterator[Finding]:
-    counts = np.bincount(segmentation.labels.ravel(order="K"), minlength=3)
-    liver_ml = int(counts[Label.LIVER] + counts[Label.LESION]) * segmentation.geometry.voxel_volume_ml
-    burden = counts[Label.LESION] / (counts[Label.LIVER] + counts[Label.LESION])
+    lesions, parenchyma = (np.count_nonzero(segmentation.labels == label) for label in (Label.LESION, Label.LIVER))
+    liver_ml = (lesions + parenchyma) * segmentation.geometry.voxel_volume_ml
+    burden = lesions / (lesions + parenchyma)
     if liver_ml < LIVER_ML[0]:
         yield _warning("liver_small", f"The liver has {liver_ml:.0f} ml; in patients it has {LIVER_ML[0]:.0f} or more.")
     if liver_ml > LIVER_ML[1]:
@@ -170,15 +170,16 @@ def _amounts(segmentation: Segmentation) -> Iterator[Finding]:
         yield _warning("lesion_burden_high", f"Lesions take {burden:.0%} of the liver; that is rarely true.")
 
 
-def _liver_hu(volume: Volume, segmentation: Segmentation) -> Iterator[Finding]:
-    mean_hu = float(volume.voxels[segmentation.liver].mean())
+def _liver_hu(volume: Volume, liver: npt.NDArray[np.bool_]) -> Iterator[Finding]:
+    mean_hu = float(np.mean(volume.voxels, where=liver))
     if not LIVER_HU[0] <= mean_hu <= LIVER_HU[1]:
         yield _warning("liver_hu", f"The liver has {mean_hu:.0f} HU on average; that is not liver tissue.")
 
 
 def _cut_off(liver: npt.NDArray[np.bool_], geometry: Geometry) -> Iterator[Finding]:
     along = _body_axis(geometry)
-    first, last = (bool(liver.take(index, axis=along).any()) for index in (0, -1))
+    slices = np.moveaxis(liver, along, 0)
+    first, last = slices[0].any(), slices[-1].any()
     names = ("bottom", "top") if geometry.axis_codes[along] == "S" else ("top", "bottom")
     ends = [name for name, touched in zip(names, (first, last), strict=True) if touched]
     if ends:

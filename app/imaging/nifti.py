@@ -6,7 +6,6 @@ without scaling is unpacked straight into the result. Memory order is Fortran's,
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy.typing as npt
 from isal import igzip
 
 from app.errors import InvalidReference, InvalidVoxels
+from app.imaging.atomic import written_whole
 from app.imaging.header import NIFTI1, NIFTI2, TYPES, NiftiHeader, Note, read_header
 from app.imaging.stream import ScanStream, open_stream
 from app.imaging.volume import Float64, Geometry, Label, Volume
@@ -72,7 +72,7 @@ def read_label_values(stream: ScanStream, header: NiftiHeader) -> npt.NDArray[np
     stream.skip_to(header.offset_bytes)
     for start, stored in _blocks(stream, header):
         values = _unscaled(stored, header)
-        foreign = ~np.isin(values, list(Label))
+        foreign = np.logical_and.reduce([values != label for label in Label])
         if foreign.any():
             raise InvalidReference(
                 "The reference must hold 0 (background), 1 (liver) and 2 (lesion) only; "
@@ -190,27 +190,11 @@ def _copy_grid(source: np.void, target: np.void) -> None:
 
 
 def _write(path: Path, fields: np.void, voxels: npt.NDArray[Any]) -> None:
-    """Write a temporary file beside `path`, bring it safely to the disk, and only then give it its name."""
-    part = path.with_name(f".{path.name}.part")
     stored = np.asfortranarray(voxels.astype(voxels.dtype.newbyteorder("<"), copy=False))
-    try:
-        with part.open("wb") as file:
-            # No time and no name in the gzip header: the same labels give the same bytes.
-            with igzip.IGzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed:
-                packed.write(fields.tobytes() + bytes(4))
-                packed.write(stored.T.reshape(-1).view(np.uint8))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync(path.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Make the new name itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with (
+        written_whole(path) as file,
+        # No time and no name in the gzip header: the same labels give the same bytes.
+        igzip.IGzipFile(filename="", fileobj=file, mode="wb", compresslevel=1, mtime=0) as packed,
+    ):
+        packed.write(fields.tobytes() + bytes(4))
+        packed.write(stored.T.reshape(-1).view(np.uint8))
