@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from app.agreement import agree
 from app.imaging.atomic import write_text
@@ -106,7 +107,7 @@ class StageClock:
 def _write_images(request: Request, scan: Scan, segmentation: Segmentation) -> None:
     geometry, output = scan.volume.geometry, request.output
     output.mkdir(parents=True, exist_ok=True)
-    images = {
+    images: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.uint16]] = {
         "labels": segmentation.labels,
         "liver": segmentation.liver.view(np.uint8),
         "lesions": lesion_instances(segmentation),
