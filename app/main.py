@@ -23,6 +23,8 @@ from app.settings import Settings
 
 _WEB = Path(__file__).parent / "web"
 _log = logger("http")
+#: Routes that probes call every few seconds.
+_ASKED_ALL_THE_TIME = ("/health/live", "/health/ready", "/metrics")
 
 _DESCRIPTION = """Liver and liver lesions out of an abdominal CT. Research use only; not a medical device.
 
@@ -101,7 +103,8 @@ class AccessLog:
         finally:
             seconds = round(time.monotonic() - started, 4)
             route = getattr(scope.get("route"), "path", None)
-            _log.info("request", method=scope["method"], route=route, status=status, seconds=seconds)
+            log = _log.debug if route in _ASKED_ALL_THE_TIME else _log.info
+            log("request", method=scope["method"], route=route, status=status, seconds=seconds)
 
 
 def _pages() -> APIRouter:
