@@ -179,7 +179,8 @@ def _percentile(distances_mm: Float64, areas_mm2: Float64, share: float) -> floa
     """The distance that `share` of the area does not exceed."""
     order = np.argsort(distances_mm)
     reached = np.cumsum(areas_mm2[order]) / areas_mm2.sum()
-    at = min(int(np.searchsorted(reached, share)), len(order) - 1)
+    # Rounding must not decide where exactly that share is reached.
+    at = min(int(np.searchsorted(reached, share - 1e-9)), len(order) - 1)
     return float(distances_mm[order[at]])
 
 

@@ -220,7 +220,8 @@ def _liver(body: Body, habitus: Habitus) -> None:
     right = ((x + 74 - lean * z) / (70 * s)) ** 2 + ((y + 4) / (86 * s)) ** 2 + ((z + 4) / (82 * s)) ** 2
     lobe = ((x - 8) / (68 * left)) ** 2 + ((y + 50 - 0.1 * x) / (36 * left)) ** 2 + ((z - 26) / 40) ** 2
     caudate = body.level(box, (-12, 4, 22), (26, 20, 30))
-    level = -np.log(np.exp(-6 * right) + np.exp(-6 * lobe) + np.exp(-6 * caudate)) / 6
+    near = np.exp(-6 * right) + np.exp(-6 * lobe) + np.exp(-6 * caudate)
+    level = -np.log(np.maximum(near, np.float32(1e-30))) / 6
     hollow = np.sqrt((x - 60) ** 2 + (y - 66) ** 2 + (z + 96) ** 2)
     fissure = (np.abs(x - 8 - 0.3 * (y + 60)) < 3) & (y < -35) & (z < 25 + 0.4 * (y + 60))
     inside = (level < 1) & (hollow > 138) & (x + 0.9 * z < 84) & ~fissure
