@@ -234,3 +234,13 @@ def test_sums_and_shares_follow_from_the_lesions(phantom):
     assert report.lesion_count == 5
     assert report.lesion_volume_ml == pytest.approx(sum(lesion.volume_ml for lesion in report.lesions))
     assert report.lesion_burden == pytest.approx(phantom.truth.lesions.sum() / phantom.truth.liver.sum())
+
+
+def test_of_more_lesions_than_ids_the_largest_keep_theirs():
+    labels = np.ones((120, 120, 40), np.uint8)
+    labels[::2, ::2, ::2] = 2  # 72000 lesions of one voxel
+    labels[61, 60, 20] = 2  # and two of them joined
+    instances = lesion_instances(labelled(labels))
+    assert instances.max() == 65535
+    assert instances[60, 60, 20] == instances[61, 60, 20] == instances[62, 60, 20] == 1
+    assert np.count_nonzero(instances) == 65535 + 2
