@@ -224,7 +224,7 @@ def _liver(body: Body, habitus: Habitus) -> None:
     level = -np.log(np.maximum(near, np.float32(1e-30))) / 6
     hollow = np.sqrt((x - 60) ** 2 + (y - 66) ** 2 + (z + 96) ** 2)
     fissure = (np.abs(x - 8 - 0.3 * (y + 60)) < 3) & (y < -35) & (z < 25 + 0.4 * (y + 60))
-    inside = (level < 1) & (hollow > 138) & (x + 0.9 * z < 84) & ~fissure
+    inside = (level < 1) & (hollow > 138) & (x + 1.2 * z < 78) & ~fissure
     inside &= _oval(body, box, (133, 82), CAVITY[1]) < 1
     inside &= z < diaphragm(body, box, habitus) - 2.5
     body.fill(box, inside, Tissue.LIVER, (*FILLING, *HOLLOW, Tissue.PANCREAS, Tissue.VESSEL, Tissue.ADRENAL))
@@ -234,7 +234,7 @@ def _over_the_liver(body: Body, habitus: Habitus) -> None:
     """What presses into the liver or lies against it."""
     k = habitus.kidneys
     soft = (*FILLING, *HOLLOW, Tissue.PANCREAS, Tissue.VESSEL, Tissue.ADRENAL, Tissue.LIVER)
-    for x, y, z in ((-64.0, 46.0, -68.0), (70.0, 46.0, -44.0)):
+    for x, y, z in ((-62.0, 50.0, -70.0), (70.0, 46.0, -44.0)):
         side = np.sign(x)
         body.ellipsoid(Tissue.VISCERAL_FAT, (x, y, z), (34 * k, 30 * k, 62 * k), soft[:-1])
         body.ellipsoid(Tissue.VISCERAL_FAT, (x, y, z), (30 * k, 26 * k, 56 * k), soft)
