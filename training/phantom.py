@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
+from app.imaging.region import largest_component
 from app.imaging.volume import Geometry, Label, Segmentation, Volume
 from training.anatomy import paint
 from training.habitus import HOUNSFIELD, Plan, PlannedLesion, random_plan, standard_plan
@@ -88,6 +89,7 @@ def abdomen(
     scale = (plan.scale[0] * min(room[:2]), plan.scale[1] * min(room[:2]), plan.scale[2] * room[2])
     body = _body(rng, shape, spacing_mm, replace(plan, scale=scale))
     paint(body, plan.habitus, rng)
+    _in_one_piece(body)
     grid = _Grid(_geometry(shape, spacing_mm))
     _bystander(body, spacing_mm)
     placed = [found for wanted in plan.lesions if (found := _place(body, grid, wanted, rng)) is not None]
@@ -152,6 +154,12 @@ def _body(rng: np.random.Generator, shape: tuple[int, int, int], spacing_mm: Poi
     z = bend * smooth_field(rng, zyx, 75.0) + open_z
     slack = tuple(float(np.abs(bent - flat).max()) for bent, flat in ((z, open_z), (y, open_y), (x, open_x)))
     return Body(x, y, z, zyx, (slack[0], slack[1], slack[2]), np.zeros(x.shape, dtype=np.uint8))
+
+
+def _in_one_piece(body: Body) -> None:
+    """Turn crumbs that neighbours cut off from the liver into fat: what is left is 6-connected."""
+    liver = np.isin(body.tissue, LIVER_TISSUES)
+    body.tissue[liver & ~largest_component(liver)] = Tissue.VISCERAL_FAT
 
 
 def _bystander(body: Body, spacing_mm: Point) -> None:
