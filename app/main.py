@@ -8,9 +8,11 @@ import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -39,7 +41,25 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     for router in (segment.router, jobs.router, health.router, _pages()):
         app.include_router(router)
     app.add_middleware(AccessLog)
+    app.openapi = lambda: _documentation(app)  # type: ignore[method-assign]
     return app
+
+
+def _documentation(app: FastAPI) -> dict[str, Any]:
+    """OpenAPI with the schema of the report; what measures is loaded only if somebody asks for it."""
+    if app.openapi_schema is None:
+        from app.report import Report
+
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        report = Report.model_json_schema(mode="serialization", ref_template="#/components/schemas/{model}")
+        schemas = document["components"]["schemas"]
+        schemas |= {**report.pop("$defs"), "Report": report}
+        link = {"$ref": "#/components/schemas/Report"}
+        schemas["JobBody"]["properties"]["report"] = {"anyOf": [link, {"type": "null"}]}
+        answer = document["paths"]["/jobs/{job_id}/report.json"]["get"]["responses"]["200"]
+        answer["content"]["application/json"]["schema"] = link
+        app.openapi_schema = document
+    return app.openapi_schema
 
 
 def serve(settings: Settings, worker_command: Sequence[str] | None = None) -> None:

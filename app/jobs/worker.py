@@ -123,16 +123,23 @@ class Worker:
         except (MemoryError, NotReady):
             _log.exception("attempt lost")
             self._store.lose(claim)
-            self._files.discard(job.id, job.attempt)
+            self._clear_up(claim)
             return
         finally:
             self._lease = None
         kept = self._store.finish(claim, outcome)
-        if not kept or outcome.status is not Status.SUCCEEDED or self._store.get(job.id).published is None:
-            self._files.discard(job.id, job.attempt)
+        self._clear_up(claim)
         status = outcome.status if kept else "lost"
         code = outcome.error.code if outcome.error else None
         _log.info("attempt ended", status=status, code=code, seconds=round(time.monotonic() - started, 3))
+
+    def _clear_up(self, claim: Claim) -> None:
+        """Remove what the attempt wrote, unless it is what was published."""
+        job = self._store.get(claim.job_id)
+        if job.status is Status.EXPIRED:
+            self._files.erase(job.id)
+        elif job.published != claim.attempt:
+            self._files.discard(job.id, claim.attempt)
 
     def _outcome(self, job: Job, lease: Lease) -> Outcome:
         try:

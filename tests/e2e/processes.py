@@ -117,7 +117,7 @@ class Yard:
         assert sorted(path.name for path in published.iterdir()) == sorted(RESULT_NAMES)
         undisturbed = self.files.root / f"undisturbed-{job.id}"
         undisturbed.mkdir()
-        tiny.run(tiny.Work(self.files.scan(job.id), None, undisturbed), lambda stage, progress: None)
+        tiny.run(tiny.Work(self.files.scan(job.id), None, undisturbed), tiny.in_silence)
         for name in RESULT_NAMES:
             assert (published / name).read_bytes() == (undisturbed / name).read_bytes(), name
 

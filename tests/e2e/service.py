@@ -53,7 +53,7 @@ class Service:
         return job
 
     def bytes_on_disk(self) -> list[Path]:
-        return [path for path in (self.settings.data_dir / "jobs").rglob("*")]
+        return list((self.settings.data_dir / "jobs").rglob("*"))
 
 
 def assert_problem(response, status: int, code: str) -> dict:

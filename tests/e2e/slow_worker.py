@@ -1,4 +1,4 @@
-"""A worker process with a tiny pipeline that dawdles in each stage and keeps a journal, so that tests can kill it there.
+"""A worker process whose tiny pipeline dawdles in each stage and keeps a journal, so that tests can kill it there.
 
 python slow_worker.py [PARENT]      SLOW_JOURNAL: file for "<pid> <job> <attempt> <stage>" lines
                                     SLOW_PAUSE_S: how long it stays in each stage
@@ -33,7 +33,7 @@ def run(work: Work, tell: Progress) -> list[Notice]:
             journal.write(f"{os.getpid()} {job} {attempt} {stage}\n")
         time.sleep(pause_s)
         half.unlink()
-    tiny.run(work, lambda stage, progress: None)
+    tiny.run(work, tiny.in_silence)
     return []
 
 

@@ -189,7 +189,7 @@ def test_events_tell_the_stages_and_end_with_the_job(idle: Service, scan):
         go.wait(10)
         tell("liver", 0.4)
         time.sleep(0.5)
-        return tiny.run(work, lambda stage, fraction: None)
+        return tiny.run(work, tiny.in_silence)
 
     job = idle.send(scan).json()
     idle.start_worker(stepwise)

@@ -257,3 +257,15 @@ def test_the_documentation_names_every_route_and_error(idle: Service):
 def test_statuses_in_the_documentation_are_those_of_jobs(idle: Service):
     schema = idle.client.get("/openapi.json").json()["components"]["schemas"]["JobBody"]
     assert schema["properties"]["status"]["enum"] == [status.value for status in Status]
+
+
+def test_the_manual_names_every_route_and_every_code(idle: Service):
+    manual = (Path(__file__).parents[2] / "docs" / "http.md").read_text("utf-8")
+    for path, operations in idle.client.get("/openapi.json").json()["paths"].items():
+        for method in operations:
+            assert f"`{method.upper()} {path.replace('job_id', 'id')}`" in manual
+    from app.api.problems import _status_of_code
+
+    for code, status in {**_status_of_code(), "too_many_attempts": 500, "internal_error": 500}.items():
+        if code not in ("error", "canceled"):
+            assert f"| {status} | `{code}` |" in manual

@@ -127,7 +127,7 @@ def test_a_worker_killed_at_random_moments_loses_no_job_of_many(yard: Yard):
         yard.add(name)
     for kill in range(4):
         worker = yard.start("slow_worker.py", pause_s=0.01)
-        until(lambda known=len(yard.journal()): len(yard.journal()) > known or None)
+        until(lambda worker=worker: any(entry.pid == worker.pid for entry in yard.journal()))
         time.sleep(0.05 + 0.07 * kill)
         worker.kill()
         worker.wait()
