@@ -12,6 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -88,6 +89,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.HepasegError, _on_our_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(OperationalError, _on_database)
     app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_bug)
 
@@ -120,6 +122,13 @@ def _on_invalid_request(request: Request, error: Exception) -> Response:
     # What was sent is not repeated: it may hold what does not belong into logs.
     said = [f"{'.'.join(str(part) for part in found['loc'])}: {found['msg']}" for found in error.errors()]
     return _on_our_error(request, errors.InvalidRequest("; ".join(said)))
+
+
+def _on_database(request: Request, error: Exception) -> Response:
+    _log.error("database out of reach", exc_info=error)
+    if "full" in str(getattr(error, "orig", "")):
+        return _on_our_error(request, errors.StorageFull("There is no room left for another job."))
+    return _on_our_error(request, errors.NotReady("The database does not answer; try again in a moment."))
 
 
 def _on_disconnect(request: Request, error: Exception) -> Response:  # noqa: ARG001 - nobody is there to be told why

@@ -64,7 +64,7 @@ class Registry:
 
     def beat(self, worker: str) -> None:
         """Say that `worker` lives."""
-        with writing(self._engine) as connection:
+        with writing(self._engine, durable=False) as connection:
             connection.execute(sa.update(workers).where(workers.c.id == worker).values(seen_at=self._clock()))
 
     def leave(self, worker: str) -> None:

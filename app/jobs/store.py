@@ -183,7 +183,7 @@ class Store:
 
     def renew(self, claim: Claim, stage: str | None, progress: float) -> Signal:
         """Renew the lease and say how far the work is."""
-        with writing(self.engine) as connection:
+        with writing(self.engine, durable=False) as connection:
             job = _held(connection, claim)
             if job is None:
                 return Signal.LOST

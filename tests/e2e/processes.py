@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -75,6 +77,22 @@ class Yard:
                 process.kill()
             process.wait()
         self.store.engine.dispose()
+
+    def freeze(self, process: subprocess.Popen[bytes]) -> None:
+        """Stop a process, but not in a transaction: SQLite has everybody wait for that to end."""
+        os.kill(process.pid, signal.SIGSTOP)
+        while self._is_locked():
+            os.kill(process.pid, signal.SIGCONT)
+            time.sleep(0.01)
+            os.kill(process.pid, signal.SIGSTOP)
+
+    def _is_locked(self) -> bool:
+        with contextlib.closing(sqlite3.connect(self.settings.data_dir / "hepaseg.sqlite", timeout=0.1)) as probe:
+            try:
+                probe.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return True
+        return False
 
     def add(self, name: str) -> None:
         """Queue the scan without HTTP."""

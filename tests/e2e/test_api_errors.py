@@ -12,6 +12,7 @@ import pytest
 import tiny
 from PIL import Image
 from service import Service, assert_problem
+from sqlalchemy.exc import OperationalError
 
 from app.errors import HepasegError
 from app.jobs.job import Status
@@ -219,6 +220,15 @@ def test_a_database_that_fails_leaves_no_scan_behind_and_says_nothing_of_itself(
     monkeypatch.setattr(Store, "add", broken)
     problem = assert_problem(idle.send(scan), 500, "internal_error")
     assert problem["detail"] == "Internal error."
+    assert idle.bytes_on_disk() == []
+
+
+def test_a_database_that_another_process_keeps_locked_is_not_ready(idle: Service, scan: bytes, monkeypatch):
+    def locked(self: Store, order: Order) -> None:
+        raise OperationalError("INSERT", {}, Exception("database is locked"))
+
+    monkeypatch.setattr(Store, "add", locked)
+    assert_problem(idle.send(scan), 503, "not_ready")
     assert idle.bytes_on_disk() == []
 
 

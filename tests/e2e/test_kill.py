@@ -76,7 +76,7 @@ def test_a_worker_stopped_for_longer_than_its_lease_cannot_publish(impatient: Ya
     yard.add("job")
     sleeper = yard.start("slow_worker.py", pause_s=0.3)
     until(lambda: yard.seen(stage, 1))
-    os.kill(sleeper.pid, signal.SIGSTOP)
+    yard.freeze(sleeper)
     yard.start("slow_worker.py", pause_s=0)
     job = yard.ended("job")
     assert job.published == 2

@@ -11,6 +11,7 @@ from app.errors import Conflict, Gone, InvalidRequest, NotFound, Overloaded
 from app.jobs.job import INTERNAL_ERROR, Notice, Priority, Status
 from app.jobs.registry import Registry, WorkerState
 from app.jobs.store import Claim, Order, Outcome, Signal, Store
+from app.jobs.tables import writing
 from app.jobs.waiting import counts, oldest_waiting_s, place_of
 from app.settings import Settings
 
@@ -69,6 +70,9 @@ def test_what_was_added_is_there_after_a_restart(store: Store, settings: Setting
 def test_a_commit_is_on_the_disk_before_it_is_answered(store: Store):
     with store.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    store.add(Order("a"))
+    store.renew(claimed(store), None, 0.0)
+    with writing(store.engine) as connection:
         assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
 
 

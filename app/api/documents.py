@@ -1,0 +1,90 @@
+"""/jobs/{id}: what goes with a result: scan and reference as they came, a sheet to print, the lesions as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Response
+from fastapi.responses import FileResponse
+
+from app.api.parts import HasParts, Parts
+from app.api.problems import responses
+from app.api.views import read_result
+from app.errors import Conflict, Gone, NotFound
+from app.imaging.content import GZIP_MAGIC
+from app.jobs.job import FINISHED, Job
+
+if TYPE_CHECKING:
+    from app.report import Report
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+Documented = dict[int | str, dict[str, Any]]
+
+_FILE = {"schema": {"type": "string", "format": "binary"}}
+_TEXT = {"schema": {"type": "string"}}
+_SENT: Documented = {
+    200: {"description": "As it was sent", "content": {"application/gzip": _FILE, "application/octet-stream": _FILE}}
+}
+_HTML: Documented = {200: {"description": "The sheet", "content": {"text/html": _TEXT}}}
+_CSV: Documented = {200: {"description": "A row per lesion", "content": {"text/csv": _TEXT}}}
+
+
+@router.get("/{job_id}/scan", response_class=Response, responses={**_SENT, **responses(404, 410, 422)})
+def get_scan(parts: HasParts, job_id: str) -> Response:
+    """The CT as it was sent, so that a viewer can show it under the labels."""
+    job = parts.store.get_alive(job_id)
+    return _as_sent(parts.files.scan(job.id), f"{job.id}-scan")
+
+
+@router.get("/{job_id}/reference", response_class=Response, responses={**_SENT, **responses(404, 410, 422)})
+def get_reference(parts: HasParts, job_id: str) -> Response:
+    """The reference as it was sent; 404 if none was."""
+    job = parts.store.get_alive(job_id)
+    path = parts.files.reference(job.id)
+    if path is None:
+        raise NotFound("No reference was sent with this scan.")
+    return _as_sent(path, f"{job.id}-reference")
+
+
+@router.get("/{job_id}/sheet.html", response_class=Response, responses={**_HTML, **responses(404, 409, 410, 422)})
+def get_sheet(parts: HasParts, job_id: str) -> Response:
+    """One page to print or keep: picture, numbers, networks. It needs no other file."""
+    from app.sheet import SHEET_POLICY, sheet_html
+
+    job, report = _report_of(parts, job_id)
+    page = sheet_html(report, read_result(parts, job, "preview.png"), job_id=job.id, made_at=job.completed_at)
+    headers = {"Content-Security-Policy": SHEET_POLICY, "Cache-Control": "private, no-cache"}
+    return Response(page, media_type="text/html", headers=headers)
+
+
+@router.get("/{job_id}/lesions.csv", response_class=Response, responses={**_CSV, **responses(404, 409, 410, 422)})
+def get_lesions_csv(parts: HasParts, job_id: str) -> Response:
+    """The lesions as a table for a spreadsheet."""
+    from app.sheet import lesions_csv
+
+    job, report = _report_of(parts, job_id)
+    headers = {"Content-Disposition": f'attachment; filename="{job.id}-lesions.csv"'}
+    return Response(lesions_csv(report), media_type="text/csv", headers=headers)
+
+
+def _report_of(parts: Parts, job_id: str) -> tuple[Job, Report]:
+    # What measures is large, and a service that is never asked for a sheet does without it.
+    from app.report import Report
+
+    job = parts.store.get_alive(job_id)
+    if job.published is None:
+        state = job.status if job.status in FINISHED else f"still {job.status}"
+        raise Conflict(f"There is no report: the job is {state}.")
+    return job, Report.model_validate_json(read_result(parts, job, "report.json"))
+
+
+def _as_sent(path: Path, name: str) -> Response:
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == GZIP_MAGIC
+    except FileNotFoundError:
+        raise Gone("The scan of this job is erased.") from None
+    kind, suffix = ("application/gzip", ".nii.gz") if packed else ("application/octet-stream", ".nii")
+    return FileResponse(path, media_type=kind, filename=name + suffix, headers={"Cache-Control": "private, no-cache"})
