@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from app.agreement import agree
+from app.dicom.results import remarks, write_dicom
 from app.imaging.atomic import write_text
 from app.imaging.nifti import write_labels
 from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_scan
 from app.imaging.volume import Segmentation
 from app.preview import write_preview
 from app.quality import Finding, Quality, check_scan, check_segmentation, require
-from app.report import ModelReport, Report, ScanReport, Timings, lesion_instances, measure
+from app.report import Measurements, ModelReport, Report, ScanReport, Timings, lesion_instances, measure
 
 if TYPE_CHECKING:
     from app.inference.cascade import Cascade
@@ -36,22 +37,26 @@ FILES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "preview.png", "repo
 
 @dataclass(frozen=True)
 class Request:
-    """scan: the CT. reference: labels 0, 1, 2 on its grid, or None. output: the folder for `FILES`."""
+    """scan: the CT. reference: labels 0, 1, 2 on its grid, or None. output: the folder for `FILES`.
+
+    series_uid: which series of a zip, or None if there is one.
+    """
 
     scan: Path
     reference: Path | None
     output: Path
     limits: Limits = DEFAULT_LIMITS
+    series_uid: str | None = None
 
 
 def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stage, _fraction: None) -> Report:
-    """Segment one scan, measure it, and write `FILES`; the report is written last.
+    """Segment one scan, measure it, and write `FILES`, of a DICOM series `DICOM_FILES` too; the report is written last.
 
     Raises InputError for whatever the sender can mend, and whatever `on_progress` raises.
     """
     clock = StageClock(on_progress)
     clock.enter("read")
-    scan = read_scan(request.scan, request.limits)
+    scan = read_scan(request.scan, request.limits, request.series_uid)
     reference = None if request.reference is None else read_labels(request.reference, scan.volume.geometry)
     clock.enter("quality")
     before = check_scan(scan.volume)
@@ -62,16 +67,19 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     agreement = None if reference is None else agree(segmentation, reference)
     after = check_segmentation(scan.volume, segmentation)
     clock.enter("write")
-    _write_images(request, scan, segmentation)
     report = Report(
         scan=_describe(scan),
         models={network.card.task: _identity(network) for network in cascade.networks},
         liver=measured.liver,
         lesions=measured.lesions,
         agreement=agreement,
-        quality=Quality(findings=(*_remarks(scan), *before.findings, *after)),
+        quality=Quality(findings=(*_remarks(scan, measured), *before.findings, *after)),
         timings_s=clock.timings(),
     )
+    _write_images(request, scan, segmentation)
+    if scan.dicom is not None:
+        write_dicom(request.output, scan.dicom, segmentation, report)
+    report = report.model_copy(update={"timings_s": clock.timings()})
     write_text(request.output / "report.json", report.model_dump_json(indent=2) + "\n")
     return report
 
@@ -113,7 +121,7 @@ def _write_images(request: Request, scan: Scan, segmentation: Segmentation) -> N
         "lesions": lesion_instances(segmentation),
     }
     for name, labels in images.items():
-        write_labels(output / f"{name}.nii.gz", labels, geometry, header_of=request.scan)
+        write_labels(output / f"{name}.nii.gz", labels, geometry, header_of=None if scan.dicom else request.scan)
     write_preview(output / "preview.png", scan.volume, segmentation)
 
 
@@ -131,6 +139,7 @@ def _identity(network: Network) -> ModelReport:
     return ModelReport(name=network.card.name, version=network.card.version, sha256=network.sha256)
 
 
-def _remarks(scan: Scan) -> list[Finding]:
-    """What the reader had to decide about the file, as findings."""
-    return [Finding(code=note.code, severity="warn", detail=note.detail) for note in scan.notes]
+def _remarks(scan: Scan, measured: Measurements) -> list[Finding]:
+    """What the reader had to decide about the file, and what DICOM results leave out, as findings."""
+    noted = [Finding(code=note.code, severity="warn", detail=note.detail) for note in scan.notes]
+    return noted if scan.dicom is None else [*noted, *remarks(len(measured.lesions))]

@@ -5,15 +5,14 @@ from __future__ import annotations
 GZIP_MAGIC = b"\x1f\x8b"
 _HEADER_SIZES = {size.to_bytes(4, order) for size in (348, 540) for order in ("little", "big")}
 
-_CONVERT = "convert it to NIfTI first, for example with dcm2niix"
 _PAIR = "the header of a NIfTI pair (.hdr and .img): save it as one .nii file"
 
 #: (offset, magic, what a file with these bytes is)
 _SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (344, b"ni1\0", _PAIR),
     (4, b"ni2\0", _PAIR),
-    (128, b"DICM", f"a single DICOM file: {_CONVERT}"),
-    (0, b"PK\x03\x04", f"a zip archive: zipped DICOM series are not read yet, {_CONVERT}"),
+    (128, b"DICM", "a single DICOM file: send all files of the series in one zip"),
+    (0, b"PK\x03\x04", "a zip archive, which is read as a DICOM series only"),
     (0, b"NRRD", "an NRRD file: save it as NIfTI"),
     (0, b"ObjectType", "a MetaImage header: save it as NIfTI"),
     (0, b"\x89HDF", "an HDF5 or MINC file: save it as NIfTI"),

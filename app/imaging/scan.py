@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.errors import InputError, InvalidReference, TooLarge
+from app.errors import InputError, InvalidReference, InvalidRequest, TooLarge
+from app.imaging.archive import ZIP_MAGICS
+from app.imaging.dicom_series import SeriesLimits, probe_series, read_series
+from app.imaging.dicom_source import DicomSource
 from app.imaging.header import NiftiHeader, Note, read_header
 from app.imaging.nifti import read_hounsfield, read_label_values
 from app.imaging.stream import ScanStream, open_stream
@@ -36,35 +39,41 @@ class ScanHeader:
 
 @dataclass(frozen=True, eq=False)
 class Scan:
-    """A scan that was read, what its sender should know, and the SHA-256 of the file as it was sent."""
+    """A scan that was read, what its sender should know, and the SHA-256 of the file as it was sent.
+
+    dicom: what results must refer to if it was a DICOM series, None if it was NIfTI.
+    """
 
     volume: Volume
     notes: tuple[Note, ...]
     sha256: str
+    dicom: DicomSource | None = None
 
 
-def probe_scan(path: Path, limits: Limits = DEFAULT_LIMITS) -> ScanHeader:
-    """Check the header alone; reads the first few hundred kilobytes at most.
+def probe_scan(path: Path, limits: Limits = DEFAULT_LIMITS, series_uid: str | None = None) -> ScanHeader:
+    """Check the header alone; reads the first few hundred kilobytes at most, of a DICOM series those of each slice.
 
-    Raises UnsupportedFormat, CorruptFile, TooLarge, InvalidGeometry or InvalidVoxels, all of them InputError.
+    Raises UnsupportedFormat, CorruptFile, TooLarge, InvalidGeometry or InvalidVoxels, of a zip also NotCT,
+    InvalidRequest or one with code "several_series"; all of them are InputError.
     """
+    if _is_zip(path):
+        geometry, notes = probe_series(path, _series_limits(limits), series_uid)
+        return _described(geometry, "int16", notes)
+    _require_no_series(series_uid)
     with open_stream(path) as stream:
         header = _admitted(stream, limits)
-    geometry = header.geometry
-    return ScanHeader(
-        shape=geometry.shape,
-        spacing_mm=geometry.spacing_mm,
-        orientation=geometry.axis_codes,
-        dtype=header.dtype.name,
-        notes=header.notes,
-    )
+    return _described(header.geometry, header.dtype.name, header.notes)
 
 
-def read_scan(path: Path, limits: Limits = DEFAULT_LIMITS) -> Scan:
-    """Read a scan as Hounsfield units; raises what `probe_scan` raises.
+def read_scan(path: Path, limits: Limits = DEFAULT_LIMITS, series_uid: str | None = None) -> Scan:
+    """Read a scan as Hounsfield units: NIfTI, or a zip with one DICOM series or with that of `series_uid`.
 
-    Memory stays near two bytes a voxel, whatever the file holds or claims to hold.
+    Raises what `probe_scan` raises. Memory stays near two bytes a voxel, whatever the file holds or claims to hold.
     """
+    if _is_zip(path):
+        series = read_series(path, _series_limits(limits), series_uid)
+        return Scan(series.volume, series.notes, series.sha256, series.source)
+    _require_no_series(series_uid)
     with open_stream(path) as stream:
         header = _admitted(stream, limits)
         hounsfield, notes = read_hounsfield(stream, header)
@@ -89,6 +98,30 @@ def read_labels(path: Path, geometry: Geometry) -> Segmentation:
     except InputError as error:
         raise InvalidReference(f"The reference cannot be read. {error.detail}") from error
     return Segmentation(labels, geometry)
+
+
+def _is_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(4) in ZIP_MAGICS
+
+
+def _series_limits(limits: Limits) -> SeriesLimits:
+    return SeriesLimits(limits.max_voxels, limits.max_bytes)
+
+
+def _require_no_series(series_uid: str | None) -> None:
+    if series_uid is not None:
+        raise InvalidRequest("series_uid selects a series of a zip; a NIfTI file has none.")
+
+
+def _described(geometry: Geometry, dtype: str, notes: tuple[Note, ...]) -> ScanHeader:
+    return ScanHeader(
+        shape=geometry.shape,
+        spacing_mm=geometry.spacing_mm,
+        orientation=geometry.axis_codes,
+        dtype=dtype,
+        notes=notes,
+    )
 
 
 def _admitted(stream: ScanStream, limits: Limits) -> NiftiHeader:

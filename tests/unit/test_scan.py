@@ -266,7 +266,7 @@ def test_a_truncated_file_says_how_much_is_missing(tmp_path):
 def test_a_picture_is_called_by_its_name(tmp_path):
     with pytest.raises(UnsupportedFormat, match="a JPEG picture"):
         probe_scan(saved(tmp_path, b"\xff\xd8\xff" + bytes(500)))
-    with pytest.raises(UnsupportedFormat, match="zipped DICOM series are not read yet"):
+    with pytest.raises(CorruptFile, match="its directory cannot be read"):
         probe_scan(saved(tmp_path, b"PK\x03\x04" + bytes(500)))
 
 

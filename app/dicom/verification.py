@@ -1,0 +1,146 @@
+"""What was written is read back from its bytes and compared with what was found; only then may anyone have it."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from app.dicom.readback import BrokenResultError, SegmentationFile, measured_groups, voxels_on
+from app.dicom.segments import Segment
+from app.imaging.dicom_source import DicomSource
+from app.imaging.lesions import number_lesions
+from app.imaging.volume import Float64, Label, Segmentation
+from app.report import LesionReport, Report
+
+#: Volumes and centroids follow from the positions in the file, which may be rounded to a tenth of a millimetre.
+VOLUME_TOLERANCE = 5e-3
+CENTROID_MM = 0.15
+#: Numbers in DICOM are decimal strings of 16 characters.
+NUMBER_TOLERANCE = 1e-9
+_SAME_SUM = 1e-6
+
+_VOLUME, _LONGEST, _PERPENDICULAR = ("118565006", "ml"), ("103339001", "mm"), ("103340004", "mm")
+_MEAN_HU, _BURDEN = ("112031", "[hnsf'U]"), ("lesion-burden", "1")
+
+
+@dataclass
+class _Tally:
+    """What was read of one segment: voxels, how many of them are right, and the sum of their places in mm."""
+
+    voxels: int = 0
+    hits: int = 0
+    sum_mm: Float64 = field(default_factory=lambda: np.zeros(3))
+
+
+def verify_segmentation(
+    content: bytes, segmentation: Segmentation, segments: tuple[Segment, ...], report: Report, source: DicomSource
+) -> None:
+    """Compare each segment with its mask (Dice 1), its volume and centroid in patient mm with the report, and the
+    slices it refers to with the source. Raises BrokenResultError.
+    """
+    written = SegmentationFile(content)
+    if {number: info.tracking_uid for number, info in written.segments.items()} != {
+        segment.number: segment.tracking_uid for segment in segments
+    }:
+        raise BrokenResultError("The segmentation does not have the segments it should have.")
+    if not written.source_uids() <= {image.sop_instance_uid for image in source.images}:
+        raise BrokenResultError("The segmentation refers to other slices than were sent.")
+    tallies = _tallies(written, segmentation)
+    is_label_map = written.header.SegmentationType == "LABELMAP"
+    lesions = {lesion.id: lesion for lesion in report.lesions}
+    expected = _voxel_counts(segmentation)
+    for segment in segments:
+        tally = tallies[segment.number]
+        if segment.lesion is not None:
+            _require_mask(segment, tally, expected[segment.lesion])
+            _require_place(segment, tally, written.voxel_ml, lesions[segment.lesion])
+        elif is_label_map:
+            _require_mask(segment, tally, expected[0] - sum(expected[s.lesion] for s in segments if s.lesion))
+        else:
+            _require_mask(segment, tally, expected[0])
+            _require_volume(segment, tally, written.voxel_ml, report.liver.volume_ml)
+
+
+def verify_report(content: bytes, segmentation_uid: str, segments: tuple[Segment, ...], report: Report) -> None:
+    """Compare every number in a structured report, and the segment it is about, with the report. Raises
+    BrokenResultError.
+    """
+    found = {group.tracking_uid: group for group in measured_groups(content)}
+    if set(found) != {segment.tracking_uid for segment in segments}:
+        raise BrokenResultError("The structured report does not have the groups it should have.")
+    lesions = {lesion.id: lesion for lesion in report.lesions}
+    for segment in segments:
+        group = found[segment.tracking_uid]
+        if (group.segment, group.segmentation_uid) != (segment.number, segmentation_uid):
+            raise BrokenResultError(f"The structured report points {segment.label} at another segment.")
+        numbers = _liver(report) if segment.lesion is None else _lesion(lesions[segment.lesion], report)
+        if set(group.values) != set(numbers) or not all(
+            math.isclose(group.values[key], numbers[key], rel_tol=NUMBER_TOLERANCE, abs_tol=NUMBER_TOLERANCE)
+            for key in numbers
+        ):
+            raise BrokenResultError(f"The structured report has other numbers than the report for {segment.label}.")
+
+
+def _tallies(written: SegmentationFile, segmentation: Segmentation) -> dict[int, _Tally]:
+    """Compare frame by frame. A voxel that is there twice is counted twice, and so cannot hide."""
+    numbered = number_lesions(segmentation)
+    ids, corner = numbered.ids, np.array(numbered.box.start)
+    tallies: dict[int, _Tally] = defaultdict(_Tally)
+    is_label_map = written.header.SegmentationType == "LABELMAP"
+    for plane in written.planes():
+        points_mm = plane.points_mm()
+        ijk = voxels_on(segmentation.geometry, points_mm)
+        if plane.segment == 1:
+            labels = segmentation.labels[tuple(ijk.T)]
+            right = labels == Label.LIVER if is_label_map else labels >= Label.LIVER
+        else:
+            within = ijk - corner
+            inside = ((within >= 0) & (within < ids.shape)).all(axis=1)
+            right = np.zeros(len(ijk), dtype=np.bool_)
+            right[inside] = ids[tuple(within[inside].T)] == plane.segment - 1
+        tally = tallies[plane.segment]
+        tally.voxels += len(ijk)
+        tally.hits += int(right.sum())
+        tally.sum_mm += points_mm.sum(axis=0)
+    return tallies
+
+
+def _voxel_counts(segmentation: Segmentation) -> list[int]:
+    """Of the liver with its lesions, then of lesions 1..n."""
+    liver = sum(int(np.count_nonzero(segmentation.labels[:, :, k])) for k in range(segmentation.labels.shape[2]))
+    return [liver, *(int(count) for count in number_lesions(segmentation).voxel_counts)]
+
+
+def _require_mask(segment: Segment, tally: _Tally, expected: int) -> None:
+    if not tally.voxels == tally.hits == expected:
+        dice = 2 * tally.hits / (tally.voxels + expected) if tally.voxels + expected else 0.0
+        raise BrokenResultError(f"{segment.label} in the segmentation is not what was found: Dice {dice:.4f}.")
+
+
+def _require_volume(segment: Segment, tally: _Tally, voxel_ml: float, volume_ml: float) -> None:
+    if not math.isclose(tally.voxels * voxel_ml, volume_ml, rel_tol=VOLUME_TOLERANCE):
+        raise BrokenResultError(f"{segment.label} has another volume in the segmentation than in the report.")
+
+
+def _require_place(segment: Segment, tally: _Tally, voxel_ml: float, lesion: LesionReport) -> None:
+    _require_volume(segment, tally, voxel_ml, lesion.volume_ml)
+    if np.linalg.norm(tally.sum_mm / tally.voxels - lesion.centroid_mm) > CENTROID_MM:
+        raise BrokenResultError(f"{segment.label} lies elsewhere in the segmentation than in the report.")
+
+
+def _liver(report: Report) -> dict[tuple[str, str], float]:
+    numbers = {_VOLUME: report.liver.volume_ml, _BURDEN: report.lesion_burden}
+    return numbers if report.liver.mean_hu is None else {**numbers, _MEAN_HU: report.liver.mean_hu}
+
+
+def _lesion(lesion: LesionReport, report: Report) -> dict[tuple[str, str], float]:
+    return {
+        _VOLUME: lesion.volume_ml,
+        _LONGEST: lesion.longest_axial_diameter_mm,
+        _PERPENDICULAR: lesion.perpendicular_diameter_mm,
+        _MEAN_HU: lesion.mean_hu,
+        _BURDEN: lesion.volume_ml / report.liver.volume_ml,
+    }
