@@ -31,6 +31,7 @@ class Augmentation:
     gain: float = 0.15
     offset_hu: float = 15.0
     liver_offset_hu: float = 18.0
+    shading_hu: float = 0.0
     noise_hu: float = 30.0
     blur_pixels: float = 1.2
     field_of_view: float = 0.1
@@ -135,7 +136,15 @@ def _contrast(hounsfield: Tensor, labels: Tensor, how: Augmentation) -> Tensor:
         liver = blurred((labels >= 1).to(torch.float32), torch.full((count,), 1.0))
         change = torch.randn(count, 1, 1) * how.liver_offset_hu * _happens(count, 0.5)
         hounsfield = hounsfield + change * liver * tissue
+    if how.shading_hu > 0.0:
+        hounsfield = hounsfield + _shading(hounsfield.shape[1:], torch.rand(count) * how.shading_hu) * tissue
     return hounsfield
+
+
+def _shading(size: tuple[int, ...], strength_hu_B: Tensor) -> Tensor:
+    """A smooth field over the slice, (B, H, W): perfusion and beam hardening, which are no lesions."""
+    coarse = torch.randn(len(strength_hu_B), 1, 4, 4) * strength_hu_B.view(-1, 1, 1, 1)
+    return functional.interpolate(coarse, size=(size[0], size[1]), mode="bicubic")[:, 0]
 
 
 def _texture(hounsfield: Tensor, how: Augmentation) -> Tensor:

@@ -7,10 +7,9 @@ import statistics
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from training.datasets import folds, is_kept_out, kept_out_groups, patient_group
-from training.loop import build, fit
+from training.export import averaged
+from training.loop import fit
 from training.networks import Pooling
 from training.packs import Pack
 from training.recipes import Recipe
@@ -37,9 +36,7 @@ def run_fold(recipe: Recipe, pack: Pack, held: frozenset[str], folder: Path) -> 
         return stored
     inside = [patient_group(entry.patient) in held for entry in pack.entries]
     checkpoint = fit(recipe, pack.chosen([not kept for kept in inside]), folder)
-    _, network = build(recipe)
-    network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
-    scores = dice_per_patient(overlaps(network, pack.chosen(inside), recipe))
+    scores = dice_per_patient(overlaps(averaged(recipe, checkpoint), pack.chosen(inside), recipe))
     done.write_text(json.dumps(scores, indent=1))
     return scores
 

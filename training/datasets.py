@@ -25,6 +25,8 @@ ALWAYS_KEPT_OUT = frozenset({3, 5})
 #: Patients who carry the lesion labels that are trained on; never kept out.
 ALWAYS_TRAINED = frozenset({0, 1, 2, 4, 6})
 KEPT_OUT_PATIENTS = 16
+#: Patients without liver slices who are kept out; the second may belong to 3D-IRCADb, which others test on.
+KEPT_OUT_NEGATIVES = ("nbia_chest", "IRCADmaybe")
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,24 +74,21 @@ def kept_out_groups(groups: Iterable[str]) -> frozenset[str]:
     return frozenset(forced | set(free[:KEPT_OUT_PATIENTS]))
 
 
-def _negative_aliases(group: str) -> set[str]:
-    """Groups that a negative slice may belong to: batch 2 of LiTS starts at volume 28, so both readings count."""
-    number = patient_number(group.replace("lits-", "lits"))
-    return {group} if number is None else {group, f"lits-{number + 28}"}
+def _possible_groups(patient: str) -> set[str]:
+    """Every group that slices without liver may belong to.
+
+    An archive numbers LiTS's second batch from 0 (`LiTSbatch2_sample_0012`); that batch starts at volume 28. It does
+    not say whether its number is the volume's, so both readings count.
+    """
+    group, number = patient_group(patient), patient_number(patient)
+    return {group, f"lits-{number + 28}"} if "_sample_" in patient and number is not None else {group}
 
 
 def is_kept_out(patient: str, source: str, kept_out: frozenset[str]) -> bool:
-    """Whether slices of this patient must not be trained on; of the negatives, one patient in four by hash."""
+    """Whether slices of this patient must not be trained on. Phantoms have seeds of their own for scoring."""
     if source == "phantom":
         return False
-    group = patient_group(patient)
-    if source != "negative":
-        return group in kept_out
-    if group == "nbia_chest":
-        return True
-    return bool(_negative_aliases(group) & kept_out) or (
-        "sample" in patient and int(_rank(patient), 16) % 4 == 0
-    )
+    return patient.startswith(KEPT_OUT_NEGATIVES) or bool(_possible_groups(patient) & kept_out)
 
 
 def folds(groups: Iterable[str], count: int) -> list[frozenset[str]]:

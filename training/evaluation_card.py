@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from training.export import recarded
-from training.manifest import MANIFEST, register, sha256_of, write_atomically
+from training.manifest import registered, sha256_of, write_atomically
 
 Results = dict[str, Any]
 
@@ -18,11 +18,12 @@ INTENDED = """Research, and as a first draft for a radiologist who reviews every
 Not a medical device. Not for children, after
 liver transplantation or large resection, for MR, or without review."""
 
-LIMITS = """- A slice is judged alone: neighbouring slices correct nothing but through the largest component and the CRF.
+LIMITS = """- A slice is judged alone: its neighbours correct it only through the largest component and the CRF.
 - The lesion network learnt real lesions from four patients, one of whom has 96 % of the lesion voxels, and
   otherwise synthetic ones. Two patients with small lesions are too few to promise anything: treat marks as hints.
 - Most training livers are portal-venous and come from LiTS, clipped to 0..255 HU by their
-  archive; the liver network's window is 0..240 HU so that it cannot see this clipping. Fat content below 0 HU inside a liver is therefore invisible.
+  archive; the liver network's window is 0..240 HU so that it cannot see this clipping. Fat content below 0 HU inside
+  a liver is therefore invisible.
 - Slices must be axial, in the order and orientation that the service gives them (LPS)."""
 
 
@@ -91,14 +92,11 @@ def _metrics(results: Results) -> dict[str, str]:
 
 def write_cards(models_dir: Path, results: Results) -> None:
     """Put the metrics into the files' cards, register the new hashes, and write README.md."""
-    files = json.loads((models_dir / MANIFEST).read_text())["networks"]
+    files = registered(models_dir)
     metrics = _metrics(results)
     liver = models_dir / files["liver"]["file"]
     recarded(liver, {"metrics": metrics["liver"]})
     recarded(
         models_dir / files["lesion"]["file"], {"metrics": metrics["lesion"], "trained_with": sha256_of(liver)}
     )
-    if "crf" in files:
-        register(models_dir, "crf", files["crf"]["file"])
-    files = json.loads((models_dir / MANIFEST).read_text())["networks"]
-    write_atomically(models_dir / "README.md", card_text(results, files).encode())
+    write_atomically(models_dir / "README.md", card_text(results, registered(models_dir)).encode())

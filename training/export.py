@@ -99,11 +99,17 @@ def folded(network: MixedUNet) -> MixedUNet:
     return network
 
 
+def averaged(recipe: Recipe, checkpoint: Path) -> MixedUNet:
+    """The network with the averaged weights of a checkpoint."""
+    _, network = build(recipe)
+    network.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["average"])
+    return network
+
+
 def trained(recipe: Recipe, checkpoint: Path) -> LiverGraph | LesionGraph:
     """The graph with the averaged weights of a checkpoint, folded, in evaluation mode."""
-    prepare, network = build(recipe)
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    network.load_state_dict(stored["average"])
+    prepare, _ = build(recipe)
+    network = averaged(recipe, checkpoint)
     graph = (
         LiverGraph(prepare, folded(network))
         if recipe.task == "liver"

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Task = Literal["liver", "lesion", "crf"]
 CONTRACT = "hepaseg/1"
@@ -28,14 +28,19 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
+def registered(models_dir: Path) -> dict[str, dict[str, str]]:
+    """The file and sha256 of each task that the manifest names; none where there is no manifest yet."""
+    path = models_dir / MANIFEST
+    if not path.exists():
+        return {}
+    networks: dict[str, dict[str, str]] = json.loads(path.read_text())["networks"]
+    return networks
+
+
 def register(models_dir: Path, task: Task, file: str) -> None:
     """Name `file` (in `models_dir`) as the network of this task; the entries of the other tasks stay as they are."""
-    path = models_dir / MANIFEST
-    manifest: dict[str, Any] = {"contract": CONTRACT, "networks": {}}
-    if path.exists():
-        manifest = json.loads(path.read_text())
-    manifest["contract"] = CONTRACT
-    networks = manifest["networks"]
+    networks = registered(models_dir)
     networks[task] = {"file": file, "sha256": sha256_of(models_dir / file)}
-    manifest["networks"] = {name: networks[name] for name in ("liver", "lesion", "crf") if name in networks}
-    write_atomically(path, (json.dumps(manifest, indent=2) + "\n").encode())
+    in_order = {name: networks[name] for name in ("liver", "lesion", "crf") if name in networks}
+    text = json.dumps({"contract": CONTRACT, "networks": in_order}, indent=2) + "\n"
+    write_atomically(models_dir / MANIFEST, text.encode())

@@ -54,8 +54,8 @@ def equalised_between_levels(grey_BHW: Tensor, weight_BHW: Tensor) -> Tensor:
 
     A pixel counts for the two levels it lies between, by nearness and by its weight (0 to leave it out), and h is
     read between them in the same way. Nothing is rounded: a grey value that two runtimes give 1e-5 apart would
-    otherwise fall to different levels and the result would differ visibly. On whole levels with weight 1 it equals `equalised`
-    but for the rounding.
+    otherwise fall to different levels and the result would differ visibly. On whole levels with weight 1 it equals
+    `equalised` but for the rounding.
     """
     grey_BN = grey_BHW.clamp(0.0, LEVELS - 1.0).flatten(1)
     below_BN = grey_BN.floor().clamp(max=LEVELS - 2.0)

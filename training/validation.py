@@ -16,6 +16,10 @@ from training.preprocessing import resized
 from training.recipes import Recipe
 
 BATCH = 16
+#: What `best_threshold` tries.
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+#: Of a slice: its patient, pixels shared, pixels found, pixels true.
+Overlap = tuple[str, int, int, int]
 
 
 def probabilities(network: MixedUNet, hounsfield_BHW: Tensor, liver_BHW: Tensor, recipe: Recipe) -> Tensor:
@@ -24,34 +28,49 @@ def probabilities(network: MixedUNet, hounsfield_BHW: Tensor, liver_BHW: Tensor,
     lesion = recipe.task == "lesion"
     image = prepare(hounsfield_BHW, liver_BHW) if lesion else prepare(hounsfield_BHW)
     size = (hounsfield_BHW.shape[1], hounsfield_BHW.shape[2])
-    autocast = torch.autocast(
-        hounsfield_BHW.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed"
-    )
+    autocast = torch.autocast(hounsfield_BHW.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed")
     with torch.no_grad(), autocast:
         logit = network(image.contiguous(memory_format=torch.channels_last)).to(torch.float32)
     probability = resized(logit, size)[:, 0].sigmoid()
     return probability * liver_BHW if lesion else probability
 
 
-def overlaps(
-    network: MixedUNet, pack: Pack, recipe: Recipe, threshold: float = 0.5
-) -> list[tuple[str, int, int, int]]:
-    """Per slice: its patient, pixels shared, pixels found, pixels true."""
+def overlaps_at(
+    network: MixedUNet, pack: Pack, recipe: Recipe, thresholds: tuple[float, ...]
+) -> dict[float, list[Overlap]]:
+    """For each threshold, per slice: its patient, pixels shared, pixels found, pixels true."""
     truth_from = 1 if recipe.task == "liver" else 2
     network = channels_last(network).eval()
-    rows: list[tuple[str, int, int, int]] = []
+    rows: dict[float, list[Overlap]] = {threshold: [] for threshold in thresholds}
     for start in range(0, len(pack.entries), BATCH):
         part = slice(start, start + BATCH)
         labels = torch.from_numpy(np.ascontiguousarray(pack.labels[part]))
         hounsfield = torch.from_numpy(pack.hounsfield[part].astype(np.float32))
-        found = probabilities(network, hounsfield, labels >= 1, recipe) >= threshold
+        probability = probabilities(network, hounsfield, labels >= 1, recipe)
         true = labels >= truth_from
-        for entry, mask, reference in zip(pack.entries[part], found, true, strict=True):
-            rows.append((entry.patient, int((mask & reference).sum()), int(mask.sum()), int(reference.sum())))
+        for threshold in thresholds:
+            found = probability >= threshold
+            for entry, mask, reference in zip(pack.entries[part], found, true, strict=True):
+                shared = int((mask & reference).sum())
+                rows[threshold].append((entry.patient, shared, int(mask.sum()), int(reference.sum())))
     return rows
 
 
-def dice_per_patient(rows: list[tuple[str, int, int, int]]) -> dict[str, float]:
+def overlaps(network: MixedUNet, pack: Pack, recipe: Recipe, threshold: float = 0.5) -> list[Overlap]:
+    """The same for one threshold."""
+    return overlaps_at(network, pack, recipe, (threshold,))[threshold]
+
+
+def best_threshold(network: MixedUNet, pack: Pack, recipe: Recipe) -> float:
+    """The threshold with the best mean Dice per patient; to be asked with patients that were trained on."""
+    means = {
+        threshold: float(np.mean(list(dice_per_patient(rows).values())))
+        for threshold, rows in overlaps_at(network, pack, recipe, THRESHOLDS).items()
+    }
+    return max(means, key=lambda threshold: means[threshold])
+
+
+def dice_per_patient(rows: list[Overlap]) -> dict[str, float]:
     """Dice over all slices of each patient who has any of what is looked for."""
     sums: dict[str, list[int]] = {}
     for patient, shared, found, true in rows:
@@ -62,7 +81,7 @@ def dice_per_patient(rows: list[tuple[str, int, int, int]]) -> dict[str, float]:
     return {patient: 2 * s / (f + t) for patient, (s, f, t) in sums.items() if t > 0}
 
 
-def empty_slices_left_empty(rows: list[tuple[str, int, int, int]]) -> float:
+def empty_slices_left_empty(rows: list[Overlap]) -> float:
     """Of the slices without what is looked for, the fraction where nothing was found; nan if there are none."""
     empty = [found == 0 for _, _, found, true in rows if true == 0]
     return float(np.mean(empty)) if empty else float("nan")

@@ -93,6 +93,8 @@ def test_a_negative_slice_is_kept_out_under_either_reading_of_its_number():
     kept_out = frozenset({"lits-40"})
     assert is_kept_out("LiTSbatch2_sample_0012", "negative", kept_out)
     assert is_kept_out("LiTSbatch2_sample_0040", "negative", kept_out)
+    assert not is_kept_out("LiTSbatch2_sample_0013", "negative", kept_out)
+    assert not is_kept_out("LiTS012", "negative", kept_out)
 
 
 def test_folds_hold_every_patient_once():
