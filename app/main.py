@@ -7,23 +7,20 @@ import sys
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import uvicorn
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import health, jobs, problems, segment
+from app.api import documents, health, jobs, pages, problems, segment
 from app.api.parts import Parts
 from app.errors import BrokenModel
 from app.jobs.logs import configure_logs, logger
 from app.jobs.supervisor import EmbeddedWorker
 from app.settings import Settings
 
-_WEB = Path(__file__).parent / "web"
 _log = logger("http")
 #: Routes that probes call every few seconds.
 _ASKED_ALL_THE_TIME = ("/health/live", "/health/ready", "/metrics")
@@ -38,7 +35,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     app = FastAPI(title="Hepaseg", version=version("hepaseg"), description=_DESCRIPTION)
     app.state.parts = parts or Parts.open(settings)
     problems.install(app)
-    for router in (segment.router, jobs.router, health.router, _pages()):
+    for router in (segment.router, jobs.router, documents.router, health.router, pages.router):
         app.include_router(router)
     app.add_middleware(AccessLog)
     app.openapi = lambda: _documentation(app)  # type: ignore[method-assign]
@@ -125,14 +122,3 @@ class AccessLog:
             route = getattr(scope.get("route"), "path", None)
             log = _log.debug if route in _ASKED_ALL_THE_TIME else _log.info
             log("request", method=scope["method"], route=route, status=status, seconds=seconds)
-
-
-def _pages() -> APIRouter:
-    router = APIRouter()
-    page = (_WEB / "index.html").read_text("utf-8")
-
-    @router.get("/", include_in_schema=False)
-    async def index() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": "default-src 'self'"})
-
-    return router

@@ -1,0 +1,58 @@
+// One row per lesion: click to go there, point at it to make it stand out.
+import { css, lesionColour } from "./colours.js";
+import { h, table } from "./dom.js";
+import { fixed, percent, position } from "./format.js";
+
+const HEAD = ["Lesion", "ml", "Ø mm", "% liver", "HU", ""];
+
+/** actions: { goTo(lesion), mark(id), show(id, on) }. Gives { element, select(id), next(step) }. */
+export function lesionTable(report, actions) {
+  const rows = new Map();
+  let selected = 0;
+
+  function select(id) {
+    selected = id;
+    for (const [each, row] of rows) row.setAttribute("aria-selected", String(each === id));
+    rows.get(id)?.scrollIntoView({ block: "nearest" });
+  }
+
+  function choose(lesion) { select(lesion.id); actions.goTo(lesion); }
+
+  function next(step) {
+    const count = report.lesions.length;
+    if (!count) return;
+    choose(report.lesions[selected ? (selected - 1 + step + count) % count : step > 0 ? 0 : count - 1]);
+  }
+
+  for (const lesion of report.lesions) rows.set(lesion.id, lesionRow(lesion, report, actions, choose));
+  const element = report.lesions.length
+    ? h("div", { class: "scroll" }, table("Lesions, the largest first", HEAD, [...rows.values()], { class: "lesions" }))
+    : h("p", { class: "muted" }, "No lesion was found. That does not mean that there is none.");
+  return { element, select, next };
+}
+
+function lesionRow(lesion, report, actions, choose) {
+  const shown = h("input", { type: "checkbox", checked: true, "aria-label": `Show lesion ${lesion.id}`, title: "show or hide",
+    onclick: (event) => event.stopPropagation(), onchange: () => actions.show(lesion.id, shown.checked) });
+  const go = h("button", { type: "button", class: "lesion-name", title: position(lesion.centroid_mm),
+    onfocus: () => actions.mark(lesion.id), onblur: () => actions.mark(0),
+    onclick: (event) => { event.stopPropagation(); choose(lesion); } },
+  h("span", { class: "swatch", style: { background: css(lesionColour(lesion.id)) } }), String(lesion.id));
+  const share = report.liver.volume_ml ? lesion.volume_ml / report.liver.volume_ml : null;
+  return h("tr", { dataset: { lesion: lesion.id }, "aria-selected": "false",
+    onclick: () => choose(lesion), onmouseenter: () => actions.mark(lesion.id), onmouseleave: () => actions.mark(0) },
+  h("td", {}, h("span", { class: "lesion-cell" }, shown, go)),
+  h("td", {}, fixed(lesion.volume_ml, lesion.volume_ml < 10 ? 2 : 1)),
+  h("td", { title: "longest axial × perpendicular" },
+    `${fixed(lesion.longest_axial_diameter_mm, 1)} × ${fixed(lesion.perpendicular_diameter_mm, 1)}`),
+  h("td", {}, percent(share, 2)),
+  h("td", {}, fixed(lesion.mean_hu, 0)),
+  h("td", {}, marks(lesion)));
+}
+
+/** What else is known of a lesion: whether it reaches the edge of the scan, and how sure the network is if it says so. */
+function marks(lesion) {
+  const sure = typeof lesion.confidence === "number" && h("span", { class: "tag", title: "confidence of the network" }, percent(lesion.confidence, 0));
+  const edge = lesion.touches_border && h("span", { class: "tag warn", title: "reaches the edge of the scan; part of it may be missing" }, "at edge");
+  return [sure, edge].filter(Boolean);
+}

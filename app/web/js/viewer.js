@@ -1,0 +1,215 @@
+// NiiVue with what this page needs of it: a scan, the liver, the lesions, and the difference from a reference.
+import { differenceMap, lesionMap, liverMap } from "./colours.js";
+import { difference, fetchNifti, without } from "./volumes.js";
+
+const LIBRARY = "/web/vendor/niivue/niivue-0.69.0.js";
+const SEE_THROUGH = 0.12;
+// A layer of no opacity at all would be left out, contours and all.
+const LEAST = 0.002;
+
+export const WINDOWS = {
+  abdomen: { level: 40, width: 400 },
+  liver: { level: 80, width: 160 },
+  bone: { level: 400, width: 1800 },
+  lung: { level: -600, width: 1500 },
+};
+const LAYOUTS = { axial: "AXIAL", coronal: "CORONAL", sagittal: "SAGITTAL", planes: "MULTIPLANAR", volume: "RENDER" };
+
+export class Viewer {
+  #library = null;
+  #nv = null;
+  #layers = {};
+  #labels = null;
+  #lesionIds = null;
+  #hidden = new Set();
+  #marked = 0;
+  #shown = { liver: true, lesions: true, difference: false };
+  #opacity = { liver: 0.3, lesions: 0.6, difference: 0.8 };
+  #layout = "planes";
+  #outline = false;
+  #redraw = 0;
+  #whole = false;
+  #resize = null;
+
+  /** onMove({ mm, hounsfield, what }) when the crosshair moves; onWindow({ level, width }) when brightness changes. */
+  constructor(canvas, { onMove, onWindow }) {
+    this.canvas = canvas;
+    this.onMove = onMove;
+    this.onWindow = onWindow;
+  }
+
+  /** Fetch and show a result. `onProgress(received, total)` in bytes. Throws Problem, or Error where WebGL2 is missing. */
+  async load(paths, lesionCount, onProgress) {
+    if (!document.createElement("canvas").getContext("webgl2")) throw new Error("This browser cannot draw in 3-D (WebGL 2 is off).");
+    this.lesionCount = lesionCount;
+    const [library, scan, labels, lesions] = await Promise.all([
+      import(LIBRARY), fetchNifti(paths.scan, onProgress), fetchNifti(paths.labels), fetchNifti(paths.lesions),
+    ]);
+    this.#library = library;
+    this.#nv = new library.Niivue({
+      isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairColor: [0.3, 0.85, 1, 0.75], crosshairWidth: 0.5,
+      crosshairGap: 6, dragMode: library.DRAG_MODE.windowing, dragAndDropEnabled: false, multiplanarShowRender: library.SHOW_RENDER.ALWAYS,
+      multiplanarPadPixels: 4, fontColor: [0.75, 0.82, 0.88, 1], fontMinPx: 12, fontSizeScaling: 0.25,
+      show3Dcrosshair: true, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", logLevel: "error", loadingText: "",
+      measureLineColor: [1, 0.85, 0.2, 1], measureTextColor: [1, 0.85, 0.2, 1], sagittalNoseLeft: true,
+    });
+    await this.#nv.attachToCanvas(this.canvas);
+    this.#nv.onLocationChange = (place) => this.#moved(place);
+    this.#nv.onIntensityChange = (volume) => this.#tellWindow(volume);
+    this.#nv.addVolume(await this.#read(scan, "scan", { colormap: "gray", cal_min: -160, cal_max: 240 }));
+    this.#layers.liver = await this.#read(labels, "liver");
+    this.#layers.liver.setColormapLabel(liverMap());
+    this.#labels = this.#layers.liver.img;
+    this.#layers.lesions = await this.#read(lesions, "lesions");
+    this.#lesionIds = this.#layers.lesions.img;
+    this.#recolour();
+    this.setLayout("planes");
+    this.#resize = new ResizeObserver(() => this.#layout === "planes" && this.#nv?.setCustomLayout(this.#tiles()));
+    this.#resize.observe(this.canvas);
+    this.#nv.setRenderAzimuthElevation(160, 12);
+    this.setWindow(WINDOWS.abdomen);
+  }
+
+  #read(buffer, name, options = {}) {
+    return this.#library.NVImage.loadFromUrl({ url: buffer, name: `${name}.nii`, ...options });
+  }
+
+  /** Show the differences from the reference at `path`; it is fetched the first time. */
+  async showDifference(path, on) {
+    this.#shown.difference = on;
+    if (on && !this.#layers.difference) {
+      const reference = await this.#read(await fetchNifti(path), "reference");
+      const image = this.#layers.liver.clone();
+      image.name = "difference.nii";
+      image.img = difference(this.#labels, reference.img);
+      image.setColormapLabel(differenceMap());
+      this.#layers.difference = image;
+    }
+    this.#compose();
+  }
+
+  /** name: a key of LAYOUTS; all planes are the axial one large and the others beside or below it. */
+  setLayout(name) {
+    this.#layout = name;
+    const { SLICE_TYPE } = this.#library;
+    if (name === "planes") this.#nv.setCustomLayout(this.#tiles());
+    else this.#nv.clearCustomLayout();
+    this.#nv.setSliceType(SLICE_TYPE[LAYOUTS[name]]);
+    this.#compose();
+  }
+
+  #tiles() {
+    const { AXIAL, CORONAL, SAGITTAL, RENDER } = this.#library.SLICE_TYPE;
+    const wide = this.canvas.clientWidth > this.canvas.clientHeight;
+    const others = [CORONAL, SAGITTAL, RENDER].map((sliceType, n) =>
+      ({ sliceType, position: wide ? [0.64, n / 3, 0.36, 1 / 3] : [n / 3, 0.68, 1 / 3, 0.32] }));
+    return [{ sliceType: AXIAL, position: wide ? [0, 0, 0.635, 1] : [0, 0, 1, 0.675] }, ...others];
+  }
+
+  setWindow({ level, width }) {
+    const [scan] = this.#nv.volumes;
+    scan.cal_min = level - width / 2;
+    scan.cal_max = level + width / 2;
+    this.#refresh(true);
+    this.#tellWindow(scan);
+  }
+
+  /** what: "liver", "lesions". */
+  setShown(what, on) { this.#shown[what] = on; this.#compose(); }
+  setOpacity(what, opacity) { this.#opacity[what] = opacity; this.#compose(); }
+
+  /** Show or hide one lesion. */
+  setLesionShown(id, on) {
+    if (on) this.#hidden.delete(id); else this.#hidden.add(id);
+    this.#layers.lesions.img = without(this.#lesionIds, this.#hidden);
+    this.#refresh();
+  }
+
+  /** Make one lesion stand out; 0 marks none. */
+  mark(id) { if (id !== this.#marked) { this.#marked = id; this.#recolour(); } }
+
+  /** Contours instead of filled areas. */
+  setOutline(on) {
+    this.#outline = on;
+    this.#nv.opts.atlasOutline = on ? 1 : 0;
+    // Around the organ only: its lesions have contours of their own.
+    this.#layers.liver.img = on ? this.#labels.map((label) => (label ? 1 : 0)) : this.#labels;
+    this.#compose();
+  }
+
+  /** Drag with the first button to measure instead of moving the crosshair. */
+  setMeasuring(on) {
+    const { measurement, crosshair } = this.#library.DRAG_MODE;
+    this.#nv.opts.dragModePrimary = on ? measurement : crosshair;
+    if (!on) { this.#nv.clearAllMeasurements?.(); this.#nv.drawScene(); }
+  }
+
+  /** Move the crosshair to RAS+ millimetres. */
+  goTo(mm) {
+    this.#nv.scene.crosshairPos = this.#nv.mm2frac(mm);
+    this.#nv.createOnLocationChange();
+    this.#nv.drawScene();
+  }
+
+  /** Move along the body axis, up for positive steps. */
+  step(slices) { this.#nv.moveCrosshairInVox(0, 0, slices); }
+
+  /** Give the graphics memory back. */
+  dispose() {
+    clearTimeout(this.#redraw);
+    this.#resize?.disconnect();
+    const gl = this.#nv?.gl;
+    this.#nv?.cleanup?.();
+    gl?.getExtension("WEBGL_lose_context")?.loseContext();
+    this.#nv = null;
+  }
+
+  #recolour() {
+    this.#layers.lesions.setColormapLabel(lesionMap(Math.max(1, this.lesionCount), this.#marked));
+    this.#refresh();
+  }
+
+  // What is not shown is taken out of the stack: contours are drawn however transparent a layer is.
+  // In 3-D alone the body would hide the liver, and the liver its lesions.
+  #compose() {
+    const inside = this.#layout === "volume";
+    const names = this.#shown.difference ? ["difference"] : ["liver", "lesions"].filter((name) => this.#shown[name]);
+    for (const name of names) {
+      const filled = inside && name === "lesions" ? 1 : this.#opacity[name] * (inside && name === "liver" ? SEE_THROUGH : 1);
+      this.#layers[name].opacity = this.#outline && !inside ? LEAST : filled;
+    }
+    const [scan] = this.#nv.volumes;
+    scan.opacity = inside ? 0.25 : 1;
+    this.#nv.volumes = [scan, ...names.map((name) => this.#layers[name])];
+    this.#nv.overlays = this.#nv.volumes.slice(1);
+    this.#refresh(true);
+  }
+
+  // Several changes in one frame cost one upload to the graphics card, and the scan is sent again only if it changed.
+  #refresh(whole = false) {
+    this.#whole ||= whole;
+    clearTimeout(this.#redraw);
+    this.#redraw = setTimeout(() => {
+      const nv = this.#nv;
+      if (!nv) return;
+      if (this.#whole) nv.updateGLVolume();
+      else {
+        nv.refreshColormaps();
+        nv.volumes.forEach((volume, layer) => layer && nv.refreshLayers(volume, layer));
+        nv.drawScene();
+      }
+      this.#whole = false;
+    }, 0);
+  }
+
+  #moved(place) {
+    const value = (name) => place.values.find((each) => each.name === `${name}.nii`)?.value;
+    const lesion = Math.round(value("lesions") ?? 0);
+    const what = lesion ? `lesion ${lesion}` : value("liver") ? "liver" : "";
+    this.onMove({ mm: [...place.mm].slice(0, 3), hounsfield: value("scan"), what, lesion });
+  }
+
+  #tellWindow({ cal_min: low, cal_max: high }) {
+    this.onWindow({ level: Math.round((low + high) / 2), width: Math.round(high - low) });
+  }
+}

@@ -1,0 +1,53 @@
+// What codes mean for the person in front of the screen.
+
+export const STAGES = [
+  ["read", "Read the scan"],
+  ["quality", "Check that it is an abdominal CT"],
+  ["liver", "Find the liver"],
+  ["lesion", "Find lesions in it"],
+  ["crf", "Refine the edges"],
+  ["measure", "Measure"],
+  ["write", "Save the results"],
+];
+
+export const STATUS = {
+  queued: "waiting", running: "running", succeeded: "done", failed: "failed", canceled: "canceled", expired: "erased",
+};
+
+const ADVICE = {
+  unsupported_format: "Send the CT as NIfTI (.nii or .nii.gz). dcm2niix turns a DICOM series into one.",
+  corrupt_file: "Copy or export the file again and compare its size with the original.",
+  too_large: "Crop the scan to the abdomen, or ask the administrator to raise the limit.",
+  invalid_geometry: "Export the scan again as one straight axial volume with its orientation.",
+  invalid_voxels: "Export the scan in Hounsfield units, with the rescale slope and intercept applied.",
+  not_ct: "Send a CT in Hounsfield units. MR, photographs and images windowed to grey levels cannot be used.",
+  constant_image: "Send the CT itself; this file holds the same value everywhere.",
+  no_liver: "Make sure that the scan shows the upper abdomen and that left, right, top and bottom are stored rightly.",
+  invalid_reference: "The reference must be labels 0 (background), 1 (liver), 2 (lesion) on the very grid of the CT.",
+  overloaded: "The queue is full. Try again in a while.",
+  storage_full: "The disk of the service is full. Erase old scans or ask the administrator.",
+  not_ready: "The networks are being loaded. Try again in a moment.",
+  broken_model: "The networks of this service cannot be used. Its administrator finds the reason in the log.",
+  not_found: "The address may be mistyped, or it belongs to another service.",
+  gone: "Send the scan again if you still need the result.",
+  too_many_attempts: "The scan took its worker down several times. It may be too large for this machine's memory.",
+  network: "Check that the service runs and that you are connected to it.",
+  aborted: "",
+};
+
+/** What to do about an error with this code. */
+export const advice = (code) => ADVICE[code] ?? "If it happens again, tell the administrator the code below.";
+
+export const FINDINGS = {
+  few_slices: "Few slices", little_coverage: "Short scan", field_of_view: "Unusual field of view",
+  not_axial: "Slices are not axial", oblique: "Tilted slices", liver_small: "Small liver", liver_large: "Large liver",
+  lesion_burden_high: "Very high lesion burden", liver_hu: "Unusual liver density", liver_cut_off: "Liver cut off",
+  liver_on_left: "Liver on the left side",
+};
+
+/** A title for a finding, made of its code if there is no better one. */
+export const findingTitle = (code) => FINDINGS[code] ?? (code.charAt(0).toUpperCase() + code.slice(1)).replaceAll("_", " ");
+
+export const VERDICT = {
+  accept: "Nothing conspicuous", warn: "Look closely: something about this scan is unusual", refuse: "Not usable",
+};

@@ -1,0 +1,32 @@
+"""The real worker with the real pipeline, pausing at every step for as long as the file SLOW_PAUSE_FILE says."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from app.jobs import worker
+from app.jobs.lease import Progress
+from app.settings import Settings
+
+
+def prepare() -> tuple[Callable, dict]:
+    run, cards = worker._prepare(Settings())
+    pause = Path(os.environ["SLOW_PAUSE_FILE"])
+
+    def slowly(work: worker.Work, tell: Progress):
+        def telling(stage: str, progress: float) -> None:
+            tell(stage, progress)
+            time.sleep(float(pause.read_text()))
+            tell(stage, progress)
+
+        return run(work, telling)
+
+    return slowly, cards
+
+
+if __name__ == "__main__":
+    sys.exit(worker.embedded(sys.argv[1:], lambda settings: worker.work(settings, prepare)))
