@@ -28,13 +28,13 @@ class Service:
     def start_worker(self, run=tiny.run) -> None:
         self.worker = Worker(self.parts.store, self.settings, run)
         self.parts.registry.say(self.worker.id, WorkerState.READY, models=tiny.CARDS)
-        self._thread = threading.Thread(target=self.worker.loop)
+        self._thread = threading.Thread(target=self.worker.loop, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         if self.worker is not None:
             self.worker.stop.set()
-            self._thread.join()
+            self._thread.join(10)
         self.client.close()
         self.parts.store.engine.dispose()
 

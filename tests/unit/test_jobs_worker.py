@@ -1,10 +1,11 @@
 """The worker with work that the test makes up, on a real store and real folders."""
 
+import contextlib
 import errno
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,18 @@ def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.01)
+
+
+@contextlib.contextmanager
+def looping(worker: Worker) -> Iterator[None]:
+    """The worker in a thread, told to stop at the end."""
+    thread = threading.Thread(target=worker.loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        worker.stop.set()
+        thread.join(10)
 
 
 def test_a_job_that_went_well_is_published_with_its_warnings(bench: Bench):
@@ -140,12 +153,8 @@ def test_work_that_never_speaks_keeps_its_job_beyond_its_lease(bench: Bench):
         taken_back.extend(bench.store.reap())
         return []
 
-    worker = Worker(bench.store, bench.settings, work)
-    thread = threading.Thread(target=worker.loop)
-    thread.start()
-    wait_for(lambda: bench.store.get("a").status is Status.SUCCEEDED)
-    worker.stop.set()
-    thread.join()
+    with looping(Worker(bench.store, bench.settings, work)):
+        wait_for(lambda: bench.store.get("a").status is Status.SUCCEEDED)
     assert taken_back == []
     assert bench.store.get("a").attempt == 1
 
@@ -159,12 +168,8 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back(bench: Bench):
             started.set()
             time.sleep(0.01)
 
-    worker = Worker(bench.store, bench.settings, work)
-    thread = threading.Thread(target=worker.loop)
-    thread.start()
-    assert started.wait(10)
-    worker.stop.set()
-    thread.join(10)
+    with looping(Worker(bench.store, bench.settings, work)):
+        assert started.wait(10)
     job = bench.store.get("a")
     assert (job.status, job.lost_attempts) == (Status.QUEUED, 0)
     assert bench.left() == ["scan"]
@@ -242,9 +247,5 @@ def test_a_store_out_of_reach_does_not_end_the_worker(bench: Bench):
                 raise OSError(errno.EIO, "the disk stumbles")
             return super().claim(owner)
 
-    worker = Worker(Flaky(bench.store.engine, bench.settings), bench.settings, copy)
-    thread = threading.Thread(target=worker.loop)
-    thread.start()
-    wait_for(lambda: bench.store.get("a").status is Status.SUCCEEDED)
-    worker.stop.set()
-    thread.join()
+    with looping(Worker(Flaky(bench.store.engine, bench.settings), bench.settings, copy)):
+        wait_for(lambda: bench.store.get("a").status is Status.SUCCEEDED)
