@@ -7,6 +7,7 @@ are left closed.
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -32,11 +33,11 @@ class _PiecesOnly(io.BufferedReader):
     """The file, which refuses to be read in larger pieces than a zip directory may be long."""
 
     def read(self, size: int | None = -1, /) -> bytes:
-        is_all = size is None or size < 0
-        piece = super().read(min(MOST_DIRECTORY_BYTES + 1, MOST_DIRECTORY_BYTES + 1 if is_all else size or 0))
-        if len(piece) > MOST_DIRECTORY_BYTES:
+        left = max(0, os.fstat(self.fileno()).st_size - self.tell())
+        wanted = left if size is None or size < 0 else min(size, left)
+        if wanted > MOST_DIRECTORY_BYTES:
             raise TooLarge(f"The directory of the zip is longer than {MOST_DIRECTORY_BYTES} bytes.")
-        return piece
+        return super().read(wanted)
 
 
 class Archive:

@@ -93,7 +93,7 @@ def _require_even(positions: Float64, normal: Float64) -> None:
     if np.abs(places - even).max() <= EVEN_MM:
         return
     gaps = np.diff(places)
-    usual = float(np.median(gaps))
+    usual = float(gaps.min())
     steps = gaps / usual
     whole = np.rint(steps)
     if np.abs(steps - whole).max() <= _WHOLE and whole.min() >= 1:

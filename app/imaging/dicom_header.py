@@ -18,7 +18,7 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.config import IGNORE, settings
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
@@ -30,6 +30,8 @@ HEAD_BYTES = 1 << 16
 #: Items of sequences in one header: each becomes an object a hundred times its size.
 MOST_ITEMS = 100_000
 _ITEM = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")
+#: The tag of the pixels, little and big endian.
+_PIXELS = (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10")
 _MAGIC_OFFSET = 128
 #: How a file without preamble begins: group 8 or 2, a low element, little or big endian.
 _BARE = (b"\x08\x00", b"\x02\x00", b"\x00\x08")
@@ -53,7 +55,8 @@ _READ = (
 
 #: What pydicom raises on damaged files, found by fuzzing.
 PYDICOM_RAISES = (
-    InvalidDicomError, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError, NotImplementedError,
+    InvalidDicomError, BytesLengthException, EOFError, ValueError, KeyError, IndexError, TypeError, AttributeError,
+    NotImplementedError,
     struct.error, OverflowError, RecursionError, OSError, LookupError, AssertionError, RuntimeError,
 )  # fmt: skip
 
@@ -74,12 +77,13 @@ def unheard() -> Iterator[None]:
 class Instance:
     """One DICOM file of an archive: `member` is its number there, `header` the attributes of interest.
 
-    The header names the patient: it must never be shown.
+    The header names the patient: it must never be shown. has_pixels: whether it ends where the pixels begin.
     """
 
     member: int
     header: Dataset = field(repr=False)
     transfer_syntax: UID
+    has_pixels: bool
 
     @property
     def sop_class_uid(self) -> str:
@@ -100,10 +104,13 @@ class Instance:
         return text(self.header, keyword) or text(self.header.file_meta, in_file_meta)
 
 
-def looks_like_dicom(head: bytes) -> bool:
-    """Whether a file that begins so is DICOM, with the preamble or, as some old exports are, without."""
-    if head[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] == b"DICM":
-        return True
+def has_magic(head: bytes) -> bool:
+    """Whether a file that begins so says that it is DICOM."""
+    return head[_MAGIC_OFFSET : _MAGIC_OFFSET + 4] == b"DICM"
+
+
+def may_be_bare(head: bytes) -> bool:
+    """Whether a file that begins so may be DICOM without the preamble, as some old exports are."""
     return head[:2] in _BARE and head[2:4] in (b"\x00\x00", b"\x05\x00", b"\x08\x00", b"\x00\x05", b"\x00\x08")
 
 
@@ -128,7 +135,7 @@ def parse_header(head: bytes, member: int, *, is_whole: bool) -> Instance | None
         return None
     except PYDICOM_RAISES:
         raise CorruptFile("A DICOM file in the zip is damaged: its header cannot be read.") from None
-    return Instance(member, header, _transfer_syntax(header))
+    return Instance(member, header, _transfer_syntax(header), head[source.tell() :][:4] in _PIXELS)
 
 
 def text(dataset: Dataset, keyword: str) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import CorruptFile, InputError, InvalidRequest, NotCT, TooLarge, UnsupportedFormat
 from app.imaging.archive import Archive, open_archive
 from app.imaging.dicom_grid import Stack, stacked
-from app.imaging.dicom_header import HEAD_BYTES, Instance, looks_like_dicom, parse_header, text
+from app.imaging.dicom_header import HEAD_BYTES, Instance, has_magic, may_be_bare, parse_header, text
 from app.imaging.dicom_slices import is_ct, is_enhanced, is_localizer, slices_of
 from app.imaging.dicom_source import DicomSource
 from app.imaging.dicom_voxels import read_voxels
@@ -99,18 +100,22 @@ def _by_series(archive: Archive) -> dict[str, list[Instance]]:
 
 
 def _instances(archive: Archive) -> Iterator[Instance]:
+    """The DICOM files of an archive. One that says it is DICOM must be readable: it could be a slice."""
     for member in range(len(archive)):
         head = archive.head(member, HEAD_BYTES)
-        if not looks_like_dicom(head):
-            continue
-        is_whole = archive.size(member) <= len(head)
-        instance = parse_header(head, member, is_whole=is_whole)
-        yield instance or _certain(parse_header(archive.read(member), member, is_whole=True))
+        if has_magic(head):
+            yield _parsed(archive, member, head)
+        elif may_be_bare(head):
+            with suppress(CorruptFile):  # then it was something else that begins so
+                yield _parsed(archive, member, head)
 
 
-def _certain(instance: Instance | None) -> Instance:
+def _parsed(archive: Archive, member: int, head: bytes) -> Instance:
+    instance = parse_header(head, member, is_whole=archive.size(member) <= len(head))
     if instance is None:
-        raise CorruptFile("A DICOM file in the zip is damaged: its header does not end.")
+        instance = parse_header(archive.read(member), member, is_whole=True)
+    if instance is None or not (instance.sop_class_uid or text(instance.header, "Modality")):
+        raise CorruptFile("A DICOM file in the zip is damaged: it does not say what it is.")
     return instance
 
 
@@ -120,6 +125,8 @@ def _select(found: dict[str, list[Instance]], series_uid: str | None) -> tuple[l
     ct = {uid: instances for uid, instances in ct.items() if instances}
     if not ct:
         raise NotCT(f"The zip holds no CT pictures, but {_modalities(found)}.")
+    if not all(each.has_pixels for instances in ct.values() for each in instances):
+        raise CorruptFile("A CT file in the zip is cut off: it has no pixels.")
     scans = {uid: [each for each in instances if not is_localizer(each)] for uid, instances in ct.items()}
     scans = {uid: instances for uid, instances in scans.items() if instances}
     if not scans:

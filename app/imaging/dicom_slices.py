@@ -119,14 +119,16 @@ def _slice(instance: Instance, frame: int, groups: dict[str, Dataset]) -> Slice:
     rows, columns = int(number(header, "Rows")), int(number(header, "Columns"))
     if min(rows, columns) < 1:
         raise InvalidGeometry(f"A slice has {columns} x {rows} pixels.")
-    between_rows, between_columns = numbers(groups["measures"], "PixelSpacing", 2)
+    spacing_mm = numbers(groups["measures"], "PixelSpacing", 2)[::-1]
+    if min(spacing_mm) <= 0:
+        raise InvalidGeometry("A slice has pixels of no size.")
     slope, intercept = _rescale(groups["values"])
     return Slice(
         instance=instance,
         frame=frame,
         position_mm=numbers(groups["position"], "ImagePositionPatient", 3),
         directions=_directions(groups["orientation"]),
-        spacing_mm=np.array([between_columns, between_rows]),
+        spacing_mm=spacing_mm,
         columns=columns,
         rows=rows,
         slope=slope,

@@ -198,7 +198,7 @@ REFUSED = {
     "a gzipped PNG": (gzip.compress(b"\x89PNG\r\n" + bytes(999)), UnsupportedFormat, "unsupported_format"),
     "a PDF": (b"%PDF-1.7" + bytes(1000), UnsupportedFormat, "unsupported_format"),
     "a DICOM file": (bytes(128) + b"DICM" + bytes(900), UnsupportedFormat, "unsupported_format"),
-    "a zip": (b"PK\x03\x04" + bytes(900), UnsupportedFormat, "unsupported_format"),
+    "a zip": (b"PK\x03\x04" + bytes(900), CorruptFile, "corrupt_file"),
     "an NRRD": (b"NRRD0004\n" + bytes(900), UnsupportedFormat, "unsupported_format"),
     "text": (b"not a scan", UnsupportedFormat, "unsupported_format"),
     "a wrong magic": (altered(NII, magic=b"n+9"), UnsupportedFormat, "unsupported_format"),
