@@ -36,7 +36,7 @@ class Parameters(CrfParameters):
     """The kernels, and where grey values and certainty end."""
 
     hu_range: tuple[float, float] = (-100.0, 200.0)
-    certain_logit: float = 6.0
+    certain_logit: float = 5.0
 
 
 #: Narrow on purpose: wide kernels make small lesions vanish.

@@ -99,6 +99,16 @@ def test_the_graph_gives_what_the_sum_over_all_pairs_gives(shape, spacing_mm):
         assert_close(found, exact(probability, hounsfield, spacing_mm))
 
 
+def test_what_blocks_of_four_voxels_blur_is_taken_off_the_kernel():
+    # without that the error is a quarter larger
+    errors = []
+    for seed in range(3):
+        probability, hounsfield = scene(seed, (1, 40, 40), (5.0, 0.6, 0.6))
+        found = refine(probability, hounsfield, (5.0, 0.6, 0.6), network())
+        errors.append(np.abs(found - exact(probability, hounsfield, (5.0, 0.6, 0.6))).mean())
+    assert np.mean(errors) < 0.0004
+
+
 def test_the_crf_changes_labels_at_all_and_mends_a_noisy_network():
     probability, hounsfield = scene(3, (10, 12, 12), (1.5, 1.5, 1.5), noise_hu=0)
     truth = hounsfield == 100
@@ -134,7 +144,7 @@ def test_a_turned_volume_gives_the_turned_answer():
     probability, hounsfield = scene(5, (8, 12, 10), (3.0, 0.8, 1.1))
     found = refine(probability, hounsfield, (3.0, 0.8, 1.1), network())
     turned = refine(probability.transpose(2, 0, 1), hounsfield.transpose(2, 0, 1), (1.1, 3.0, 0.8), network())
-    assert np.abs(turned - found.transpose(2, 0, 1)).max() < 1e-4
+    assert np.abs(turned - found.transpose(2, 0, 1)).max() < 0.03
 
 
 @pytest.mark.parametrize("hu", [-32768, -100, 0, 57, 200, 32767])
@@ -150,6 +160,14 @@ def test_probabilities_of_exactly_0_and_1_are_certain_but_not_infinite():
     found = refine(probability, hounsfield, (2, 1, 1), network())
     assert np.isfinite(found).all()
     assert_close(found, exact(probability, hounsfield, (2, 1, 1)))
+
+
+def test_enough_neighbours_overrule_a_voxel_of_probability_1():
+    parameters = ALL_ACTIVE.model_copy(update={"appearance_weight": 30.0})
+    probability = np.zeros((5, 8, 8), np.float32)
+    probability[2, 4, 4] = 1
+    found = refine(probability, np.full((5, 8, 8), 60, np.int16), (2, 1, 1), network(parameters))
+    assert (found < 0.5).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
