@@ -42,7 +42,7 @@ _FORM = {
                         "file": {
                             "type": "string",
                             "format": "binary",
-                            "description": "CT as .nii or .nii.gz; decided by content",
+                            "description": "CT as .nii, .nii.gz or .zip with one DICOM series; decided by content",
                         },
                         "reference": {
                             "type": "string",

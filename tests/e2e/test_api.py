@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import threading
 import time
 from pathlib import Path
@@ -233,11 +234,15 @@ def test_metrics_count_jobs(idle: Service, scan):
     assert "hepaseg_workers_ready 0\n" in text
 
 
-def test_the_front_page_runs_no_script(idle: Service):
+def test_the_front_page_holds_no_script_and_loads_none_from_elsewhere(idle: Service):
     response = idle.client.get("/")
     assert response.status_code == 200
-    assert "<script" not in response.text
-    assert response.headers["content-security-policy"] == "default-src 'self'"
+    policy = response.headers["content-security-policy"].split("; ")
+    assert {"default-src 'none'", "script-src 'self'"} <= set(policy)
+    assert "'unsafe-" not in " ".join(policy)
+    for attributes, content in re.findall(r"<script([^>]*)>(.*?)</script>", response.text, re.DOTALL):
+        assert content == ""
+        assert 'src="/web/' in attributes
 
 
 def test_logs_hold_no_file_name_and_no_address_that_a_client_made_up(service: Service, scan, capfd):
