@@ -85,14 +85,19 @@ def verify_report(content: bytes, segmentation_uid: str, segments: tuple[Segment
 
 
 def _tallies(written: SegmentationFile, segmentation: Segmentation) -> dict[int, _Tally]:
-    """Compare frame by frame. A voxel that is there twice is counted twice, and so cannot hide."""
+    """Compare frame by frame. Each slice may have one frame of a segment: twice one would make up for another."""
     numbered = number_lesions(segmentation)
     ids, corner = numbered.ids, np.array(numbered.box.start)
     tallies: dict[int, _Tally] = defaultdict(_Tally)
     is_label_map = written.header.SegmentationType == "LABELMAP"
+    seen: set[tuple[int, int]] = set()
     for plane in written.planes():
         points_mm = plane.points_mm()
         ijk = voxels_on(segmentation.geometry, points_mm)
+        places = {(plane.segment, int(k)) for k in np.unique(ijk[:, 2])}
+        if len(places) != 1 or places & seen:
+            raise BrokenResultError("A frame of the segmentation is empty, doubled, or does not lie in one slice.")
+        seen |= places
         if plane.segment == 1:
             labels = segmentation.labels[tuple(ijk.T)]
             right = labels == Label.LIVER if is_label_map else labels >= Label.LIVER
