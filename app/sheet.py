@@ -20,23 +20,24 @@ NOTICE = "Research use only. Not a medical device; not for diagnosis or treatmen
 _STYLE = """
 @page { size: A4; margin: 12mm }
 * { box-sizing: border-box }
-body { font: 13px/1.45 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; color: #16202a; background: #fff;
+body { font: 12px/1.4 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; color: #16202a; background: #fff;
   max-width: 210mm; margin: 0 auto; padding: 10mm 12mm; font-variant-numeric: tabular-nums }
 header { display: flex; justify-content: space-between; align-items: baseline; border-bottom: 2px solid #0b7285 }
 h1 { font-size: 20px; margin: 0 0 4px; letter-spacing: -.01em } h1 span { color: #0b7285 }
-h2 { font-size: 11px; text-transform: uppercase; letter-spacing: .06em; color: #51606e; margin: 16px 0 4px }
+h2 { font-size: 11px; text-transform: uppercase; letter-spacing: .06em; color: #51606e; margin: 11px 0 3px }
 .key { display: flex; gap: 10px; margin: 12px 0 }
 .key div { flex: 1; border: 1px solid #d5dde3; border-radius: 6px; padding: 6px 10px }
 .key b { display: block; font-size: 19px } .key span, .small { color: #51606e; font-size: 11px }
-img { display: block; width: 100%; border-radius: 6px; background: #000 }
+img { display: block; height: 105mm; max-width: 100%; margin: 0 auto; object-fit: contain; border-radius: 6px }
 table { border-collapse: collapse; width: 100% }
 th { font-weight: 600; color: #51606e; text-align: right; white-space: nowrap }
-th, td { padding: 3px 8px; border-bottom: 1px solid #e4eaee; text-align: right }
+th, td { padding: 2px 8px; border-bottom: 1px solid #e4eaee; text-align: right }
 th:first-child, td:first-child { text-align: left }
 .columns { display: flex; gap: 18px } .columns > div { flex: 1; min-width: 0 }
+p { margin: 3px 0 }
 ul { margin: 4px 0; padding-left: 18px }
 .mono { font-family: ui-monospace, monospace; font-size: 10px; word-break: break-all }
-footer { margin-top: 14px; padding-top: 6px; border-top: 1px solid #d5dde3; font-weight: 600 }
+footer { margin-top: 10px; padding-top: 5px; border-top: 1px solid #d5dde3; font-weight: 600 }
 tr, .key, img { break-inside: avoid }
 @media print { body { padding: 0; max-width: none } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 """
@@ -54,7 +55,7 @@ _COLUMNS = (
 )
 
 #: The most lesions that are listed; the page says how many more there are.
-MOST_ROWS = 15
+MOST_ROWS = 12
 
 
 def write_sheet(folder: Path) -> Path:
@@ -77,7 +78,7 @@ def sheet_html(report: Report, preview_png: bytes, *, job_id: str = "", made_at:
 <img alt="Key slices with the outlines of liver and lesions" src="data:image/png;base64,{picture}">
 <h2>Lesions</h2>{_lesions(report)}
 {_agreement(report.agreement)}
-<div class="columns"><div><h2>Quality: {_text(report.quality.verdict)}</h2>{_findings(report)}</div>
+<div class="columns"><div><h2>Quality</h2>{_findings(report)}</div>
 <div><h2>Scan</h2>{_scan(report)}</div></div>
 <h2>Networks</h2>{_networks(report)}
 <footer>{NOTICE}</footer>
@@ -177,5 +178,5 @@ def _scan(report: Report) -> str:
 
 
 def _networks(report: Report) -> str:
-    rows = [(task, model.name, model.version, model.sha256[:16]) for task, model in report.models.items()]
-    return _table(("Task", "network", "version", "sha256"), rows)
+    said = (f"{task}: {model.name} {model.version} ({model.sha256[:12]})" for task, model in report.models.items())
+    return f'<p class="small">{_text(" · ".join(said))}</p>'

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
+from starlette.background import BackgroundTask
 
 from app.api.parts import HasParts, Parts
 from app.api.problems import responses
 from app.api.views import read_result
 from app.errors import Conflict, Gone, NotFound
+from app.imaging.archive import ZIP_MAGICS
 from app.imaging.content import GZIP_MAGIC
+from app.imaging.nifti import write_volume
+from app.imaging.scan import Limits, read_scan
 from app.jobs.job import FINISHED, Job
 
 if TYPE_CHECKING:
@@ -22,10 +28,11 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 Documented = dict[int | str, dict[str, Any]]
 
+_PRIVATE = {"Cache-Control": "private, no-cache"}
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 _TEXT = {"schema": {"type": "string"}}
 _SENT: Documented = {
-    200: {"description": "As it was sent", "content": {"application/gzip": _FILE, "application/octet-stream": _FILE}}
+    200: {"description": "A NIfTI file", "content": {"application/gzip": _FILE, "application/octet-stream": _FILE}}
 }
 _HTML: Documented = {200: {"description": "The sheet", "content": {"text/html": _TEXT}}}
 _CSV: Documented = {200: {"description": "A row per lesion", "content": {"text/csv": _TEXT}}}
@@ -33,9 +40,12 @@ _CSV: Documented = {200: {"description": "A row per lesion", "content": {"text/c
 
 @router.get("/{job_id}/scan", response_class=Response, responses={**_SENT, **responses(404, 410, 422)})
 def get_scan(parts: HasParts, job_id: str) -> Response:
-    """The CT as it was sent, so that a viewer can show it under the labels."""
+    """The CT as NIfTI, so that a viewer can show it under the labels: as it was sent, or made of the DICOM series."""
     job = parts.store.get_alive(job_id)
-    return _as_sent(parts.files.scan(job.id), f"{job.id}-scan")
+    path = parts.files.scan(job.id)
+    if _begins_with(path, *ZIP_MAGICS):
+        return _converted(path, parts.settings.limits(), f"{job.id}-scan.nii.gz")
+    return _as_sent(path, f"{job.id}-scan")
 
 
 @router.get("/{job_id}/reference", response_class=Response, responses={**_SENT, **responses(404, 410, 422)})
@@ -81,10 +91,27 @@ def _report_of(parts: Parts, job_id: str) -> tuple[Job, Report]:
 
 
 def _as_sent(path: Path, name: str) -> Response:
+    packed = _begins_with(path, GZIP_MAGIC)
+    kind, suffix = ("application/gzip", ".nii.gz") if packed else ("application/octet-stream", ".nii")
+    return FileResponse(path, media_type=kind, filename=name + suffix, headers=_PRIVATE)
+
+
+def _converted(path: Path, limits: Limits, name: str) -> Response:
+    folder = Path(tempfile.mkdtemp(prefix="hepaseg-"))
+    clear = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        write_volume(folder / "scan.nii.gz", read_scan(path, limits).volume)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return FileResponse(
+        folder / "scan.nii.gz", media_type="application/gzip", filename=name, headers=_PRIVATE, background=clear
+    )
+
+
+def _begins_with(path: Path, *magics: bytes) -> bool:
     try:
         with path.open("rb") as file:
-            packed = file.read(2) == GZIP_MAGIC
+            return file.read(4).startswith(magics)
     except FileNotFoundError:
         raise Gone("The scan of this job is erased.") from None
-    kind, suffix = ("application/gzip", ".nii.gz") if packed else ("application/octet-stream", ".nii")
-    return FileResponse(path, media_type=kind, filename=name + suffix, headers={"Cache-Control": "private, no-cache"})

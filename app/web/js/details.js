@@ -33,7 +33,7 @@ export function findings({ verdict, findings: found }) {
 const FILES = [
   ["labels.nii.gz", "Labels", "0 background, 1 liver, 2 lesion"], ["liver.nii.gz", "Liver mask", ""],
   ["lesions.nii.gz", "Lesion masks", "each with its number"], ["lesions.csv", "Lesion table", "CSV"],
-  ["report.json", "Report", "JSON"], ["preview.png", "Picture", "PNG"], ["scan", "Scan", "as it was sent"],
+  ["report.json", "Report", "JSON"], ["preview.png", "Picture", "PNG"], ["scan", "Scan", "NIfTI"],
 ];
 const DICOM_FILES = { seg: ["seg.dcm", "DICOM SEG", ""], sr: ["sr.dcm", "DICOM SR", ""] };
 

@@ -21,7 +21,7 @@ export function moment(iso) {
   if (!iso) return "–";
   const date = new Date(iso);
   const today = date.toDateString() === new Date().toDateString();
-  const time = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const time = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
   return today ? `today ${time}` : `${date.toLocaleDateString()} ${time}`;
 }
 

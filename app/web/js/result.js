@@ -86,7 +86,7 @@ function keyNumbers(report) {
     ["Liver", `${fixed(report.liver.volume_ml, 0)} ml`, report.liver.touches_border ? "reaches the edge of the scan" : `mean ${fixed(report.liver.mean_hu, 0)} HU`],
     ["Lesions", String(report.lesion_count), report.lesions[0] ? `largest ${fixed(report.lesions[0].longest_axial_diameter_mm, 0)} mm` : ""],
     ["Lesion volume", `${fixed(report.lesion_volume_ml, 1)} ml`, ""],
-    ["Burden", percent(report.lesion_burden, 2), "of the liver is lesion"],
+    ["Burden", percent(report.lesion_burden, 2), "of the liver"],
     ["Quality", verdict === "accept" ? "Good" : "Look closely", `${report.quality.findings.length || "no"} remark${report.quality.findings.length === 1 ? "" : "s"}`],
   ];
   return h("dl", { class: "key" }, items.map(([name, value, more]) =>

@@ -11,7 +11,7 @@ export function uploadForm(go) {
   let sending = null;
   const status = h("div", { class: "upload-status" });
   const start = h("button", { class: "primary", type: "submit", disabled: true }, "Segment this scan");
-  const drop = filePicker("file", "CT scan", "Drop a CT here or choose a file", ".nii or .nii.gz, in Hounsfield units", take);
+  const drop = filePicker("file", "CT scan", "Drop a CT here or choose a file", "NIfTI (.nii, .nii.gz) or one DICOM series as a .zip", take);
   const reference = filePicker("reference", "Reference (optional)", "Add a reference", "labels 0, 1, 2 on the same grid: adds Dice and distances", take);
   reference.element.classList.add("lesser");
   const priority = choice("Priority",

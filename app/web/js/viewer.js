@@ -24,7 +24,7 @@ export class Viewer {
   #hidden = new Set();
   #marked = 0;
   #shown = { liver: true, lesions: true, difference: false };
-  #opacity = { liver: 0.3, lesions: 0.6, difference: 0.8 };
+  #opacity = { liver: 0.3, lesions: 0.6, difference: 1 };
   #layout = "planes";
   #outline = false;
   #redraw = 0;
