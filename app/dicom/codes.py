@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from importlib.metadata import version
 
 from highdicom.sr import CodedConcept
 from pydicom.sr.codedict import codes
 
+from app.imaging.dicom_header import silence
+
 # highdicom logs the UIDs of what it copies from, and the name of a patient whose name it does not like.
-logging.getLogger("highdicom").propagate = False
+silence("highdicom")
 
 MANUFACTURER = "Hepaseg"
 #: The same for every installation: it names the software, not a machine.

@@ -60,8 +60,14 @@ PYDICOM_RAISES = (
     struct.error, OverflowError, RecursionError, OSError, LookupError, AssertionError, RuntimeError,
 )  # fmt: skip
 
+
+def silence(library: str) -> None:
+    """Let a library log nothing, whatever the level of the root logger."""
+    logging.getLogger(library).setLevel(logging.CRITICAL + 1)
+
+
 # pydicom repeats what it does not like in warnings and log lines; that can be the patient's name.
-logging.getLogger("pydicom").propagate = False
+silence("pydicom")
 settings.reading_validation_mode = IGNORE
 
 
