@@ -7,7 +7,7 @@ service's. The result is a plain dictionary, written to models/evaluation.json.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,13 +56,11 @@ def as_volume(case: Case) -> Volume:
     return Volume(case.hounsfield_kji.T, geometry)
 
 
-def kept_out_cases(data: Path) -> Iterator[Case]:
+def kept_out_cases(data: Path) -> list[Case]:
     """The cases of patients that no training saw, negatives included."""
-    groups = {patient_group(case.patient) for case in discover(data)}
-    kept_out = kept_out_groups(groups)
-    for case in discover(data):
-        if is_kept_out(case.patient, case.source, kept_out):
-            yield case
+    cases = list(discover(data))
+    kept_out = kept_out_groups(patient_group(case.patient) for case in cases)
+    return [case for case in cases if is_kept_out(case.patient, case.source, kept_out)]
 
 
 def score_volume(case: Case, cascade: Cascade) -> Results:
@@ -176,7 +174,7 @@ def summary(scores: dict[str, float]) -> Results:
 def evaluate(models_dir: Path, data: Path) -> Results:
     """All scores of the files that the manifest names; also written to `models_dir/evaluation.json`."""
     networks = load_networks(models_dir, Runtime())
-    cases = list(kept_out_cases(data))
+    cases = kept_out_cases(data)
     whole = [case for case in cases if case.source in ("lits", "pairs")]
     slices = [case for case in cases if case.source in ("spread", "negative")]
     per_patient, empty = score_slices(slices, networks.liver)
@@ -185,7 +183,7 @@ def evaluate(models_dir: Path, data: Path) -> Results:
             n.card.task: f"{n.card.name} {n.card.version}"
             for n in (networks.liver, networks.lesion, networks.crf)
         },
-        "kept_out_patients": sorted({patient_group(case.patient) for case in cases}),
+        "kept_out_patients": sorted({case.patient for case in cases}),
         "liver_patients": per_patient,
         "slices_without_liver": empty,
         "volumes": _volumes(whole, networks),
