@@ -101,6 +101,7 @@ BAD_FORMS = {
     "no part": (FORM, "--x--\r\n", 400, "malformed_request"),
     "another boundary": (FORM, "--y\r\n\r\n--y--", 400, "malformed_request"),
     "no end": (FORM, part("file"), 400, "malformed_request"),
+    "cut after the file": (FORM, part("file") + "--x\r\nContent-Dispo", 400, "malformed_request"),
     "cut in a header": (FORM, "--x\r\nContent-Dispo", 400, "malformed_request"),
     "no name": (FORM, "--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--\r\n", 422, "invalid_request"),
     "no header": (FORM, "--x\r\n\r\na\r\n--x--\r\n", 422, "invalid_request"),
@@ -113,6 +114,13 @@ BAD_FORMS = {
     "endless priority": (FORM, part("priority", "s" * 1000) + part("file") + "--x--\r\n", 422, "invalid_request"),
     "a path as name": (FORM, part("../../scan") + "--x--\r\n", 422, "invalid_request"),
 }
+
+
+def test_a_scan_whose_reference_was_cut_off_is_not_taken_without_it(idle: Service, scan: bytes):
+    opening, closing = part("file", "#").encode().split(b"#")
+    cut = opening + scan + closing + b"--x\r\nContent-Disposition: form-data; name="
+    assert_problem(idle.client.post("/segment", content=cut, headers={"Content-Type": FORM}), 400, "malformed_request")
+    assert idle.bytes_on_disk() == []
 
 
 @pytest.mark.parametrize("what", BAD_FORMS)

@@ -9,6 +9,7 @@ import pytest
 
 from app.errors import Conflict, Gone, InvalidRequest, NotFound, Overloaded
 from app.jobs.job import INTERNAL_ERROR, Notice, Priority, Status
+from app.jobs.liveness import OwnerLocks
 from app.jobs.registry import Registry, WorkerState
 from app.jobs.store import Claim, Order, Outcome, Signal, Store
 from app.jobs.tables import writing
@@ -333,6 +334,14 @@ def test_a_worker_is_ready_until_it_falls_silent(store: Store, settings: Setting
     clock.pass_s(2)
     assert registry.ready() == []
     assert registry.models() == {"liver": {"name": "x"}}
+
+
+def test_a_worker_that_was_killed_is_not_ready_even_before_it_is_silent(store: Store, settings: Settings):
+    registry = Registry(store, settings)
+    with OwnerLocks.of(settings).holding("w"):
+        registry.say("w", WorkerState.READY, models={})
+        assert [card.id for card in registry.ready()] == ["w"]
+    assert registry.ready() == []
 
 
 def test_why_no_worker_can_work_is_known(store: Store, settings: Settings):
