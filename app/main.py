@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api import documents, health, jobs, pages, problems, segment
+from app.api import documents, health, jobs, monai_label, pages, problems, segment
 from app.api.parts import Parts
 from app.errors import BrokenModel
 from app.jobs.logs import configure_logs, logger
@@ -35,7 +35,7 @@ def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     app = FastAPI(title="Hepaseg", version=version("hepaseg"), description=_DESCRIPTION)
     app.state.parts = parts or Parts.open(settings)
     problems.install(app)
-    for router in (segment.router, jobs.router, documents.router, health.router, pages.router):
+    for router in (segment.router, jobs.router, documents.router, health.router, pages.router, monai_label.router):
         app.include_router(router)
     app.add_middleware(AccessLog)
     app.openapi = lambda: _documentation(app)  # type: ignore[method-assign]

@@ -8,6 +8,7 @@ import math
 import re
 import secrets
 import time
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -85,8 +86,9 @@ async def segment(
     ] = None,
 ) -> Response:
     """Segment the liver and its lesions in a CT."""
-    await run_in_threadpool(_admit, request, parts, idempotency_key)
-    job = await _take_in(request, parts, idempotency_key)
+    await run_in_threadpool(admit, request, parts, idempotency_key)
+    largest = parts.settings.max_upload_bytes
+    job = await take_in(parts, lambda folder: receive(request, folder, largest), idempotency_key)
     wait_s = _wait_of(prefer)
     if wait_s:
         job = await _ended_within(parts, job, wait_s)
@@ -100,7 +102,7 @@ async def segment(
     return JSONResponse(body.model_dump(mode="json", by_alias=True), 202, headers)
 
 
-def _admit(request: Request, parts: Parts, key: str | None) -> None:
+def admit(request: Request, parts: Parts, key: str | None = None) -> None:
     """Refuse what can be refused before the body is read."""
     refuse_too_long(request, parts.settings.max_upload_bytes)
     broken = parts.registry.broken()
@@ -113,12 +115,12 @@ def _admit(request: Request, parts: Parts, key: str | None) -> None:
         raise StorageFull("There is no room for another scan.")
 
 
-async def _take_in(request: Request, parts: Parts, key: str | None) -> Job:
-    """Bring the form to the disk, then the job into the queue; leave nothing behind if either fails."""
+async def take_in(parts: Parts, bring: Callable[[Path], Awaitable[Upload]], key: str | None = None) -> Job:
+    """`bring` what was sent into a folder, then the job into the queue; leave nothing behind if either fails."""
     job_id = secrets.token_hex(16)
     folder = await run_in_threadpool(parts.files.create, job_id)
     try:
-        upload = await receive(request, folder, parts.settings.max_upload_bytes)
+        upload = await bring(folder)
         return await run_in_threadpool(_enqueue, parts, folder, upload, key)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -7,11 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
 import httpx2 as httpx
 import numpy as np
@@ -19,12 +17,12 @@ import pytest
 
 from app.imaging.nifti import write_labels, write_volume
 from tests.analytic_networks import phantom_models
-from training.phantom import Phantom, abdomen
+from tests.browser.visits import Service, Visit, until
+from training.phantom import abdomen
 
-pytest.importorskip("playwright", reason="pip install playwright") if "CI" not in os.environ else None
-from playwright.sync_api import Browser, Page, sync_playwright  # noqa: E402 - a reason to skip comes first
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
-T = TypeVar("T")
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parent.parent
 #: As Debian's Chromium runs in a container: as root, without a GPU, calling nobody.
@@ -40,50 +38,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.browser)
 
 
-@dataclass
-class Service:
-    """A running `hepaseg serve`, whose worker pauses as long as the test likes."""
-
-    url: str
-    pause_file: Path
-    scan: Path
-    reference: Path
-    phantom: Phantom
-    jobs: dict[str, str] = field(default_factory=dict)
-
-    def pause(self, seconds: float) -> None:
-        self.pause_file.write_text(str(seconds))
-
-    def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30)
-
-    def send(self, reference: Path | None = None) -> dict:
-        """A job that has ended, sent without the browser."""
-        files = {"file": ("ct", self.scan.read_bytes())}
-        if reference is not None:
-            files["reference"] = ("reference", reference.read_bytes())
-        self.pause(0)
-        answer = httpx.post(f"{self.url}/segment", files=files, headers={"Prefer": "wait=60"}, timeout=90)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["status"] == "succeeded", answer.text
-        return answer.json()
-
-
-def until(condition: Callable[[], T | None], seconds: float = 60.0) -> T:
-    """What `condition` gives once it gives something; `wait_for_function` would need eval, which the policy forbids."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
-
-
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Browser]:
     path = shutil.which("chromium")
     if path is None:
         assert "CI" not in os.environ, "CI must install it: apt-get install chromium"
         pytest.skip("there is no chromium: apt-get install chromium")
+    if "CI" not in os.environ:
+        pytest.importorskip("playwright", reason="pip install playwright")
+    from playwright.sync_api import sync_playwright
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, headless=True, args=list(FLAGS))
         yield browser
@@ -130,37 +94,6 @@ def _is_ready(url: str) -> bool:
         return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
     except httpx.TransportError:
         return False
-
-
-@dataclass
-class Visit:
-    """A page, and what it asked for and complained about."""
-
-    page: Page
-    base: str
-    requests: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def open(self, path: str) -> None:
-        self.page.goto(self.base + path)
-
-    def open_result(self, job: dict) -> None:
-        """The result of a job, with its pictures drawn."""
-        self.open(f"/view/{job['id']}")
-        self.wait_for_pictures()
-
-    def wait_for_pictures(self) -> None:
-        until(lambda: self.page.locator(".readout[data-ready=yes]").count(), 90)
-        self.settle()
-
-    def settle(self) -> None:
-        """Let what was asked for be drawn: two frames."""
-        self.page.evaluate(
-            "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 150))))"
-        )
-
-    def crosshair_mm(self) -> list[float]:
-        return [float(x) for x in self.page.locator(".readout").get_attribute("data-mm").split(",")]
 
 
 @pytest.fixture

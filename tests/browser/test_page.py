@@ -3,19 +3,20 @@
 import re
 from pathlib import Path
 
-import axe_playwright_python
 import pytest
-from conftest import REPOSITORY, Service, Visit, until
 
-AXE = Path(axe_playwright_python.__file__).parent / "axe.min.js"
-WEB = REPOSITORY / "app/web"
+from tests.browser.visits import Service, Visit, until
+
+WEB = Path(__file__).resolve().parent.parent.parent / "app/web"
 FIRST_PAGE_KB = 60
 RESULT_PAGE_KB = 1100
 
 
 def serious(visit: Visit) -> list[str]:
     """What axe finds that keeps people out."""
-    visit.page.evaluate(AXE.read_text("utf-8"))
+    import axe_playwright_python
+
+    visit.page.evaluate((Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text("utf-8"))
     found = visit.page.evaluate("axe.run(document, { resultTypes: ['violations'] })")["violations"]
     return [
         f"{each['id']}: {node['html'][:150]} {node['failureSummary'][:300]}"

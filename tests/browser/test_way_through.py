@@ -4,8 +4,9 @@ import io
 import re
 
 import numpy as np
-from conftest import Service, Visit, until
 from PIL import Image
+
+from tests.browser.visits import Service, Visit, until
 
 
 def choose(visit: Visit, service: Service, *, reference: bool = False) -> None:
