@@ -1,7 +1,7 @@
 """The part of MONAI Label's interface that its plug-ins for 3D Slicer and OHIF ask for a segmentation with.
 
 A session is a job: its segmentation begins when the image arrives, and `/infer/{model}` waits for it. The routes stand
-outside the documented interface, for their shape is another project's; docs/viewers.md says how to use them.
+outside the documented interface, for their shape is another project's; docs/viewer.md says how to use them.
 """
 
 from __future__ import annotations
