@@ -12,11 +12,13 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from app.errors import HepasegError, InputError, InvalidReference, InvalidRequest
-from app.imaging.scan import probe_scan
+from app.errors import HepasegError, InputError, InvalidReference, InvalidRequest, StorageFull
+from app.imaging.atomic import write_text
+from app.imaging.scan import Limits, probe_scan
 
 if TYPE_CHECKING:
     from app.agreement import Agreement
+    from app.inference.cascade import Cascade
     from app.report import Report
     from app.settings import Settings
 
@@ -36,8 +38,8 @@ class Case:
 def find_cases(inputs: Iterable[Path], reference: Path | None, output: Path) -> list[Case]:
     """The cases that files and folders stand for.
 
-    A folder stands for the NIfTI files anywhere below it, known by content and sorted by name; other files in it
-    are passed over. A file that was named is always a case, so that an unreadable one is reported and not ignored.
+    A folder stands for the scans anywhere below it, known by content and sorted by name; other files in it are
+    passed over. A file that was named is always a case, so that an unreadable one is reported and not ignored.
     Raises InvalidRequest if nothing is found or two scans would share an output folder.
     """
     named = [(_stem(path.name), path) for path in inputs if not path.is_dir()]
@@ -46,11 +48,11 @@ def find_cases(inputs: Iterable[Path], reference: Path | None, output: Path) -> 
         for folder in inputs
         if folder.is_dir()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and _is_nifti(path)
+        if path.is_file() and _is_scan(path)
     ]
     scans = named + found
     if not scans:
-        raise InvalidRequest("There is no NIfTI file in what was given.")
+        raise InvalidRequest("There is no scan (NIfTI, or DICOM in a zip) in what was given.")
     names = [name for name, _ in scans]
     if len(set(names)) < len(names):
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -63,34 +65,46 @@ def find_cases(inputs: Iterable[Path], reference: Path | None, output: Path) -> 
     ]
 
 
-def segment_all(cases: list[Case], settings: Settings, *, quiet: bool = False) -> int:
-    """Segment each case with the same networks; returns how many failed, having said why for each."""
+def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: bool = False) -> int:
+    """Segment each case with the same networks; returns how many failed, having said why for each.
+
+    For several cases `output/summary.json` says what became of each.
+    """
     from app.inference.cascade import Cascade
     from app.inference.manifest import load_networks
-    from app.pipeline import Request, run
 
     runtime = settings.runtime()
     cascade = Cascade(load_networks(settings.models_dir, runtime), runtime)
-    console, failed = Console(stderr=True), 0
+    console = Console(stderr=True)
     summary: list[dict[str, object]] = []
     for case in cases:
         try:
-            with _progress_bar(console, case.name, quiet=quiet) as report_progress:
-                request = Request(case.scan, case.reference, case.output, settings.limits())
-                report = run(request, cascade, report_progress)
+            report = _segment(case, cascade, settings.limits(), console, quiet=quiet)
         except HepasegError as error:
-            failed += 1
             console.print(f"[red]{case.name}: {error.title}: {error.detail} \\[{error.code}][/red]", soft_wrap=True)
             summary.append({"name": case.name, "status": "failed", "code": error.code, "detail": error.detail})
-            continue
-        summary.append({"name": case.name, "status": "succeeded", "liver_ml": report.liver.volume_ml})
-        if not quiet:
-            show_report(Console(), report)
-            Console().print(f"Written to {case.output}", soft_wrap=True)
+        else:
+            summary.append({"name": case.name, "status": "succeeded", "liver_ml": report.liver.volume_ml})
+    failed = sum(each["status"] == "failed" for each in summary)
     if len(cases) > 1:
-        _write_summary(cases[0].output.parent, summary)
+        write_text(output / "summary.json", json.dumps(summary, indent=2) + "\n")
         console.print(f"{len(cases) - failed} of {len(cases)} scans segmented, {failed} failed.")
     return failed
+
+
+def _segment(case: Case, cascade: Cascade, limits: Limits, console: Console, *, quiet: bool) -> Report:
+    from app.pipeline import Request, run
+
+    try:
+        with _progress_bar(console, case.name, quiet=quiet) as tell:
+            case.output.parent.mkdir(parents=True, exist_ok=True)
+            report = run(Request(case.scan, case.reference, case.output, limits), cascade, tell)
+    except OSError as error:
+        raise StorageFull(f"{error.strerror}: the results could not be written to {case.output}.") from error
+    if not quiet:
+        show_report(Console(), report)
+        Console().print(f"Written to {case.output}", soft_wrap=True)
+    return report
 
 
 def show_report(console: Console, report: Report) -> None:
@@ -159,11 +173,6 @@ class _progress_bar:  # noqa: N801 - reads as a statement
         self._bar.stop()
 
 
-def _write_summary(folder: Path, summary: list[dict[str, object]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-
-
 def _reference_of(scan: Path, reference: Path | None) -> Path | None:
     """The reference itself, or the file in that folder with the scan's name."""
     if reference is None or not reference.is_dir():
@@ -175,7 +184,7 @@ def _reference_of(scan: Path, reference: Path | None) -> Path | None:
     raise InvalidReference(f"The reference folder has no label file named {_stem(scan.name)}.nii[.gz].")
 
 
-def _is_nifti(path: Path) -> bool:
+def _is_scan(path: Path) -> bool:
     try:
         probe_scan(path)
     except InputError:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.errors import HepasegError
+from app.errors import HepasegError, InvalidRequest
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -62,7 +62,7 @@ def segment(  # noqa: PLR0913 - one argument for each option of the command
     models: Path | None,
     quiet: bool,
 ) -> None:
-    """Segment one or more scans without a server. A folder stands for every NIfTI file in it.
+    """Segment one or more scans without a server. A folder stands for every scan in it.
 
     One scan: its files go straight to the output folder; several: each gets a folder of its own there.
     Exits with 0 if all went well, 1 if a scan failed, 2 if the command was wrong.
@@ -72,7 +72,7 @@ def segment(  # noqa: PLR0913 - one argument for each option of the command
     with _errors_as_messages():
         cases = find_cases(inputs, reference, output)
         settings = _settings(crf_backend=crf_backend, threads=threads, models_dir=models)
-        failed = segment_all(cases, settings, quiet=quiet)
+        failed = segment_all(cases, output, settings, quiet=quiet)
     sys.exit(1 if failed else 0)
 
 
@@ -102,10 +102,16 @@ def models(models: Path | None) -> None:
 
 
 def _settings(**given: object) -> Settings:
-    """Settings from the environment, overridden by the options that were given."""
+    """Settings from the environment, overridden by the options that were given. Raises InvalidRequest."""
+    from pydantic import ValidationError
+
     from app.settings import Settings
 
-    return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        faults = [f"HEPASEG_{str(fault['loc'][0]).upper()}: {fault['msg']}" for fault in error.errors()]
+        raise InvalidRequest(f"{'; '.join(faults)}. docs/settings.md says what each may be.") from None
 
 
 class _errors_as_messages:  # noqa: N801 - reads as a statement

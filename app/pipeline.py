@@ -114,7 +114,8 @@ class StageClock:
 
 def _write_images(request: Request, scan: Scan, segmentation: Segmentation) -> None:
     geometry, output = scan.volume.geometry, request.output
-    output.mkdir(parents=True, exist_ok=True)
+    # Not its parents: the folder of a job that was erased meanwhile stays away.
+    output.mkdir(exist_ok=True)
     images: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.uint16]] = {
         "labels": segmentation.labels,
         "liver": segmentation.liver.view(np.uint8),

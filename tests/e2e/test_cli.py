@@ -76,6 +76,14 @@ def test_a_wrong_command_says_so_with_status_two(tmp_path):
     assert "missing.nii.gz" in done.stderr
 
 
+def test_a_setting_out_of_range_is_named_without_a_traceback(monkeypatch):
+    monkeypatch.setenv("HEPASEG_BATCH", "none")
+    done = hepaseg("models")
+    assert done.returncode == 1
+    assert "HEPASEG_BATCH" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_models_prints_the_cards(scans):
     done = hepaseg("models", "--models", scans / "models")
     assert done.returncode == 0

@@ -25,7 +25,7 @@ def test_one_scan_writes_straight_to_the_output_folder(scan: Path, tmp_path: Pat
     assert (case.name, case.output, case.reference) == ("ct", tmp_path / "out", None)
 
 
-def test_a_folder_stands_for_its_nifti_files_by_content(scan: Path, tmp_path: Path):
+def test_a_folder_stands_for_its_scans_by_content(scan: Path, tmp_path: Path):
     root = scan.parents[1]
     (root / "b").mkdir()
     (root / "b" / "renamed.dat").write_bytes(scan.read_bytes())
@@ -49,7 +49,7 @@ def test_two_scans_of_one_name_are_refused_instead_of_overwriting_each_other(sca
 
 
 def test_nothing_to_segment_is_said(tmp_path: Path):
-    with pytest.raises(InvalidRequest, match="no NIfTI file"):
+    with pytest.raises(InvalidRequest, match="no scan"):
         find_cases([tmp_path], None, tmp_path / "out")
 
 
