@@ -5,6 +5,8 @@ BIN     := $(VENV)/bin
 EXTRA   ?= cpu
 # The CPU build of torch comes from wherever pip finds this one version; the training extra takes it as it lies.
 TORCH   ?= torch==2.13.0
+# Building an editable install warns of what is meant to be so.
+PIP     := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check
 OUT     ?= build/demo
 
 .DEFAULT_GOAL := help
@@ -16,17 +18,17 @@ help:            ## these lines
 $(VENV)/.service: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 …")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA)]"
+	$(PIP) --upgrade pip
+	$(PIP) -e ".[$(EXTRA)]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.service
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA),dev]"
+	$(PIP) -e ".[$(EXTRA),dev]"
 	touch $@
 
 $(VENV)/.training: $(VENV)/.dev
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(TORCH)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRA),dev,training]"
+	$(PIP) $(TORCH)
+	$(PIP) -e ".[$(EXTRA),dev,training]"
 	touch $@
 
 install: $(VENV)/.service  ## make the environment .venv with the command .venv/bin/hepaseg

@@ -125,7 +125,7 @@ def show_report(console: Console, report: Report) -> None:
 
 def _lesion_table(report: Report) -> Table:
     table = Table("lesion", title=None)
-    for heading in ("ml", "longest mm", "perpendicular mm", "mean HU", "centroid RAS mm", "at border"):
+    for heading in ("ml", "longest\nmm", "across\nmm", "mean\nHU", "centroid\nRAS mm", "at\nborder"):
         table.add_column(heading, justify="right")
     for lesion in report.lesions:
         table.add_row(
@@ -134,15 +134,15 @@ def _lesion_table(report: Report) -> Table:
             f"{lesion.longest_axial_diameter_mm:.1f}",
             f"{lesion.perpendicular_diameter_mm:.1f}",
             "–" if lesion.mean_hu is None else f"{lesion.mean_hu:.0f}",
-            ", ".join(f"{x:.0f}" for x in lesion.centroid_mm),
+            " ".join(f"{x:.0f}" for x in lesion.centroid_mm),
             "yes" if lesion.touches_border else "no",
         )
     return table
 
 
 def _agreement_table(agreement: Agreement) -> Table:
-    table = Table("against the reference")
-    for heading in ("Dice", "VOE", "RVD", "ASSD mm", "HD95 mm"):
+    table = Table("against the\nreference")
+    for heading in ("Dice", "VOE", "RVD", "ASSD\nmm", "HD95\nmm"):
         table.add_column(heading, justify="right")
     for name in ("liver", "lesion"):
         row = getattr(agreement, name)
