@@ -9,12 +9,12 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import gdcm
+import imagecodecs
 import numpy as np
 import pytest
-from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, JPEGLossless, generate_uid
+from pydicom.encaps import encapsulate
+from pydicom.uid import ExplicitVRLittleEndian, JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1, generate_uid
 
 from app.imaging.volume import Geometry, Volume
 from tests.nifti_files import straight
@@ -177,24 +177,23 @@ def _only(dataset: Dataset, *keywords: str) -> Dataset:
     return item
 
 
-def compressed(dataset: Dataset, syntax: str, folder: Path) -> Dataset:
-    """The same slice in a compressed transfer syntax: pydicom's encoders, and GDCM's for lossless JPEG."""
-    if syntax != JPEGLossless:
+def compressed(dataset: Dataset, syntax: str) -> Dataset:
+    """The same slice in a compressed transfer syntax: pydicom's encoders, and libjpeg-turbo for JPEG."""
+    if syntax not in (JPEGLossless, JPEGLosslessSV1, JPEGExtended12Bit):
         dataset.compress(syntax, generate_instance_uid=False)
         return dataset
-    source, target = folder / "raw.dcm", folder / "jpeg.dcm"
-    source.write_bytes(packed(dataset))
-    reader, change_syntax, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
-    reader.SetFileName(str(source))
-    assert reader.Read()
-    change_syntax.SetTransferSyntax(gdcm.TransferSyntax(gdcm.TransferSyntax.JPEGLosslessProcess14))
-    change_syntax.SetInput(reader.GetImage())
-    assert change_syntax.Change()
-    writer.SetFileName(str(target))
-    writer.SetFile(reader.GetFile())
-    writer.SetImage(change_syntax.GetOutput())
-    assert writer.Write()
-    return dcmread(target)
+    stored = np.frombuffer(dataset.PixelData, "<u2").reshape(dataset.Rows, dataset.Columns)
+    if syntax == JPEGExtended12Bit:
+        code = imagecodecs.jpeg8_encode(stored, level=100, bitspersample=12)
+    else:
+        predictor = 1 if syntax == JPEGLosslessSV1 else 6
+        code = imagecodecs.jpeg8_encode(
+            stored, lossless=True, predictor=predictor, bitspersample=int(dataset.BitsStored)
+        )
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.PixelData = encapsulate([code])
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    return dataset
 
 
 def program(name: str) -> str:

@@ -1,13 +1,15 @@
 """The pixels of one slice as stored: uncompressed or in any compression that DICOM allows for CT.
 
-Which library decodes what is fixed, so that a result does not depend on what else is installed. The size that the
-compressed picture itself announces is compared with the header's before anything is unpacked.
+Which library decodes what is fixed, so that a result does not depend on what else is installed: damaged JPEGs crashed
+GDCM, and pylibjpeg-libjpeg is under the GPL. The size that the compressed picture itself announces is compared with the
+header's before anything is unpacked.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import numpy.typing as npt
 from pydicom import uid
@@ -18,15 +20,18 @@ from pydicom.pixels.decoders.base import get_decoder
 from app.errors import CorruptFile
 from app.imaging.dicom_header import PYDICOM_RAISES, unheard
 
+#: Not pydicom's: libjpeg-turbo, which knows lossless JPEG and 12 bits, by way of imagecodecs.
+_TURBO = "libjpeg-turbo"
 #: Transfer syntax → the plugin of pydicom that decodes it; "" where nothing is compressed.
 PLUGINS: dict[str, str] = {
     uid.ImplicitVRLittleEndian: "",
     uid.ExplicitVRLittleEndian: "",
     uid.ExplicitVRBigEndian: "",
     uid.RLELossless: "pydicom",
-    uid.JPEGBaseline8Bit: "gdcm",
-    uid.JPEGLossless: "gdcm",
-    uid.JPEGLosslessSV1: "gdcm",
+    uid.JPEGBaseline8Bit: _TURBO,
+    uid.JPEGExtended12Bit: _TURBO,
+    uid.JPEGLossless: _TURBO,
+    uid.JPEGLosslessSV1: _TURBO,
     uid.JPEGLSLossless: "pyjpegls",
     uid.JPEGLSNearLossless: "pyjpegls",
     uid.JPEG2000Lossless: "pylibjpeg",
@@ -38,6 +43,7 @@ PLUGINS: dict[str, str] = {
 
 #: Headers and tables of a compressed picture take less than this.
 _ROOM_BYTES = 1 << 16
+_END_OF_IMAGE = b"\xff\xd9"
 _START_OF_CODESTREAM = b"\xff\x4f\xff\x51"
 #: JPEG and JPEG-LS markers that begin a frame and so state its size.
 _START_OF_FRAME = {0xC0, 0xC1, 0xC2, 0xC3, 0xF7}
@@ -48,10 +54,12 @@ def stored_values(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
     syntax = dataset.file_meta.TransferSyntaxUID
     try:
         with unheard():
-            if syntax.is_encapsulated:
-                _require_size(dataset, frame)
-            decoder = get_decoder(syntax)
-            values, _ = decoder.as_array(dataset, index=frame, raw=True, decoding_plugin=PLUGINS[syntax])
+            codestream = _checked(dataset, frame) if syntax.is_encapsulated else b""
+            if PLUGINS[syntax] == _TURBO:
+                values = _decoded_jpeg(codestream, dataset)
+            else:
+                decoder = get_decoder(syntax)
+                values, _ = decoder.as_array(dataset, index=frame, raw=True, decoding_plugin=PLUGINS[syntax])
     except PYDICOM_RAISES:
         raise CorruptFile("The pixels of a slice are damaged or cut off.") from None
     if values.shape != (dataset.Rows, dataset.Columns) or not np.issubdtype(values.dtype, np.integer):
@@ -59,8 +67,8 @@ def stored_values(dataset: Dataset, frame: int) -> npt.NDArray[Any]:
     return values
 
 
-def _require_size(dataset: Dataset, frame: int) -> None:
-    """Raises ValueError if the compressed picture states another size than the header, or could grow beyond it."""
+def _checked(dataset: Dataset, frame: int) -> bytes:
+    """A compressed picture. Raises ValueError if it states another size than the header, or could grow beyond it."""
     frames = int(dataset.get("NumberOfFrames") or 1)
     codestream = get_frame(dataset.PixelData, frame, number_of_frames=frames)
     if len(codestream) > 2 * dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8 + _ROOM_BYTES:
@@ -68,6 +76,16 @@ def _require_size(dataset: Dataset, frame: int) -> None:
     size = stated_size(codestream)
     if size is not None and size != (dataset.Rows, dataset.Columns, 1):
         raise ValueError("the compressed picture has another size")
+    return codestream
+
+
+def _decoded_jpeg(codestream: bytes, dataset: Dataset) -> npt.NDArray[Any]:
+    """Values with their sign; JPEG has none. Raises ValueError where libjpeg would fill in what is cut off."""
+    if not codestream.rstrip(b"\0").endswith(_END_OF_IMAGE):
+        raise ValueError("a JPEG picture does not end")
+    unused = 16 - int(dataset.BitsStored)
+    shifted = imagecodecs.jpeg8_decode(codestream).astype(np.uint16) << unused
+    return (shifted.view(np.int16) if dataset.PixelRepresentation else shifted) >> unused
 
 
 def stated_size(codestream: bytes) -> tuple[int, int, int] | None:

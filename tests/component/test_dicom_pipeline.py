@@ -55,7 +55,7 @@ def test_a_series_gives_the_answer_of_the_nifti_and_every_file(cascade, phantom,
     volume = phantom.volume.reoriented("LSP") if form == "feet first, coronal" else phantom.volume
     files = [enhanced_of(volume)] if form == "multi-frame" else series_of(volume)
     if form == "JPEG 2000":
-        files = [compressed(each, "1.2.840.10008.1.2.4.90", tmp_path) for each in files]
+        files = [compressed(each, "1.2.840.10008.1.2.4.90") for each in files]
     report = run(sent(tmp_path, files[::-1]), cascade)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES, *DICOM_FILES}
     assert report.liver.volume_ml == pytest.approx(by_nifti.liver.volume_ml, rel=1e-6)

@@ -33,7 +33,7 @@ from tests.dicom_files import (
 from tests.nifti_files import oblique, straight
 
 #: JPEG in its lossless form, JPEG-LS, JPEG 2000 and RLE give back every bit.
-LOSSLESS = [uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLossless]
+LOSSLESS = [uid.RLELossless, uid.JPEGLSLossless, uid.JPEG2000Lossless, uid.JPEGLossless, uid.JPEGLosslessSV1]
 ORIENTATIONS = [
     "".join(pair[sign] for pair, sign in zip(axes, signs, strict=True))
     for axes in itertools.permutations(("RL", "AP", "SI"))
@@ -107,8 +107,29 @@ def test_every_lossless_compression_gives_back_every_voxel(volume, tmp_path, syn
     slices = series_of(volume)
     if is_signed:
         slices = [signed(each, volume.voxels[:, :, k].T) for k, each in enumerate(slices)]
-    path = zipped(tmp_path, [compressed(each, syntax, tmp_path) for each in slices])
+    path = zipped(tmp_path, [compressed(each, syntax) for each in slices])
     assert_same(read_scan(path).volume, volume)
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("syntax", LOSSLESS, ids=lambda each: each.name)
+def test_twelve_bits_are_as_good_as_sixteen_in_every_compression(volume, tmp_path, syntax, is_signed):
+    slices = series_of(volume)
+    for k, dataset in enumerate(slices):
+        stored = volume.voxels[:, :, k].T + (0 if is_signed else 1024)
+        put_pixels(dataset, (stored.astype(np.int16) & 0xFFF).astype(np.uint16))
+        dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 12, 11, int(is_signed)
+        dataset.RescaleIntercept = 0 if is_signed else -1024
+    assert_same(read_scan(zipped(tmp_path, [compressed(each, syntax) for each in slices])).volume, volume)
+
+
+def test_lossy_jpeg_of_twelve_bits_is_read_nearly_as_it_was(tmp_path):
+    smooth = np.add.outer(np.arange(37) * 20, np.arange(33) * 25)[:, :, None].repeat(3, axis=2) - 900
+    volume = Volume(np.asfortranarray(smooth.astype(np.int16)), Geometry((37, 33, 3), LPS_AFFINE))
+    slices = series_of(volume, BitsStored=12, HighBit=11, LossyImageCompression="01")
+    scan = read_scan(zipped(tmp_path, [compressed(each, uid.JPEGExtended12Bit) for each in slices]))
+    assert np.abs(scan.volume.voxels.astype(int) - smooth).max() <= 8
+    assert scan.dicom.patient_and_study.LossyImageCompression == "01"
 
 
 @pytest.mark.parametrize("syntax", [uid.ImplicitVRLittleEndian, uid.ExplicitVRBigEndian])
