@@ -57,7 +57,7 @@ def default(task: Task = "liver") -> Recipe:
     if task == "liver":
         return Recipe("default", "liver")
     return Recipe(
-        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=2100,
+        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=2750,
         augmentation=Augmentation(
             rotation_deg=25.0, scale=(0.75, 1.3), shift=0.06, mirror=True, liver_offset_hu=10.0,
             shading_hu=12.0, noise_hu=25.0, field_of_view=0.0, arms=0.0, lesions=0.5,

@@ -105,3 +105,10 @@ def test_shrinking_averages_and_keeps_the_mean():
     small = resized(image, (32, 32))
     assert small.std() < 0.6 * image.std()
     assert abs(float(small.mean() - image.mean())) < 0.02
+
+
+@pytest.mark.parametrize("size", [(192, 192), (37, 29), (301, 415), (60, 500)])
+def test_the_resize_is_bilinear_with_antialiasing(size):
+    image = torch.from_numpy(np.random.default_rng(9).uniform(0, 255, (2, 1, 131, 117)))
+    expected = torch.nn.functional.interpolate(image, size=size, mode="bilinear", antialias=True)
+    assert (resized(image.to(torch.float32), size) - expected).abs().max() < 1e-3
