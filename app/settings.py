@@ -29,6 +29,8 @@ class Settings(BaseSettings):
 
     #: Scans, results and the database live here.
     data_dir: Folder = Field(default_factory=lambda: Path("data").absolute())
+    #: postgresql://… for several machines; empty is SQLite in the data folder.
+    database_url: str = ""
     #: The folder with manifest.json and the networks.
     models_dir: Folder = _REPOSITORY / "models"
     #: Address to listen on; loopback unless said otherwise, for there is no authentication yet.

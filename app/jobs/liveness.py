@@ -2,6 +2,7 @@
 
 Each worker holds a lock on a file of its own. The kernel lets go of it however the process ends, so a job of a killed
 worker is taken back at once and not only when its lease runs out. Process ids would not do: they are used again.
+A worker on another machine has no file here; its lease alone speaks for it.
 """
 
 from __future__ import annotations

@@ -13,9 +13,10 @@ from typing import Any
 import sqlalchemy as sa
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from app.jobs.database import writing
 from app.jobs.liveness import OwnerLocks
 from app.jobs.store import Store
-from app.jobs.tables import workers, writing
+from app.jobs.tables import workers
 from app.settings import Settings
 
 #: Leases after which a silent worker counts as gone.

@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from app.errors import Conflict, Gone, InvalidRequest, NotFound, Overloaded
+from app.jobs.database import admit_one_at_a_time, open_engine, writing
 from app.jobs.job import FINISHED, Failure, Job, Notice, Priority, Status, utc_now
-from app.jobs.tables import jobs, sqlite_engine, writing
+from app.jobs.tables import jobs
 from app.settings import Settings
 
 TOO_MANY_ATTEMPTS = Failure(
@@ -76,8 +77,8 @@ class Store:
 
     @classmethod
     def open(cls, settings: Settings, clock: Callable[[], datetime] = utc_now) -> Store:
-        """The store in the data folder of `settings`, made if there is none."""
-        return cls(sqlite_engine(settings.data_dir / "hepaseg.sqlite"), settings, clock)
+        """The store on the database of `settings`, made if there is none."""
+        return cls(open_engine(settings), settings, clock)
 
     # --- the client's side
 
@@ -89,6 +90,7 @@ class Store:
         """
         now = self.clock()
         with writing(self.engine) as connection:
+            admit_one_at_a_time(connection)
             known = self._of_key(connection, order.idempotency_key)
             if known is not None:
                 if known.fingerprint != order.fingerprint:
@@ -164,7 +166,8 @@ class Store:
         """Erase the rows of all jobs that ended before that time; their folders are the caller's."""
         old = sa.select(jobs).where(jobs.c.status.in_(FINISHED), jobs.c.completed_at < finished_before)
         with writing(self.engine) as connection:
-            found = [_job_of(row) for row in connection.execute(old).mappings()]
+            rows = connection.execute(old.with_for_update(skip_locked=True))
+            found = [_job_of(row) for row in rows.mappings()]
             return [_save(connection, job.erased(self.clock())) for job in found]
 
     # --- the worker's side
@@ -210,7 +213,8 @@ class Store:
         now = self.clock()
         lost = sa.or_(jobs.c.lease_until < now, jobs.c.owner.in_(list(dead)))
         with writing(self.engine) as connection:
-            query = sa.select(jobs).where(jobs.c.status == Status.RUNNING, lost).with_for_update()
+            # A row that is locked is being renewed, finished or taken back by somebody else.
+            query = sa.select(jobs).where(jobs.c.status == Status.RUNNING, lost).with_for_update(skip_locked=True)
             found = [_job_of(row) for row in connection.execute(query).mappings()]
             return [_save(connection, self._after_loss(job, now)) for job in found]
 

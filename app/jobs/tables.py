@@ -1,33 +1,35 @@
-"""The tables, and an engine whose writers wait for one another."""
+"""The tables. Migrations make them; a test holds both against each other."""
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
-from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Dialect, Engine
+from sqlalchemy.engine import Dialect
 
 
 class UtcTime(sa.types.TypeDecorator[datetime]):
-    """An aware time, stored as seconds since 1970."""
+    """An aware time: a timestamp where the database has one with a zone, else seconds since 1970."""
 
     impl = sa.Double
     cache_ok = True
 
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> float | None:  # noqa: ARG002
-        """To the database."""
-        return None if value is None else value.timestamp()
+    def load_dialect_impl(self, dialect: Dialect) -> sa.types.TypeEngine[Any]:
+        """The type of the column."""
+        zoned = dialect.name == "postgresql"
+        return dialect.type_descriptor(sa.TIMESTAMP(timezone=True) if zoned else sa.Double())
 
-    def process_result_value(self, value: float | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | float | None:
+        """To the database."""
+        return value if value is None or dialect.name == "postgresql" else value.timestamp()
+
+    def process_result_value(self, value: datetime | float | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
         """From the database."""
+        if isinstance(value, datetime):
+            return value.astimezone(UTC)
         return None if value is None else datetime.fromtimestamp(value, UTC)
 
-
-#: How long a writer waits for another one.
-_WAIT_S = 10
 
 metadata = sa.MetaData()
 
@@ -70,36 +72,3 @@ workers = sa.Table(
     sa.Column("models", sa.JSON(none_as_null=True)),
     sa.Column("seen_at", UtcTime, nullable=False),
 )
-
-
-def sqlite_engine(path: Path) -> Engine:
-    """An engine on the file `path`: WAL, every commit on the disk, tables made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": _WAIT_S})
-    sa.event.listen(engine, "connect", _on_connect)
-    sa.event.listen(engine, "begin", _on_begin)
-    with writing(engine) as connection:
-        metadata.create_all(connection)
-    return engine
-
-
-def writing(engine: Engine, *, durable: bool = True) -> AbstractContextManager[Connection]:
-    """A transaction that excludes other writers from its start, so that what it reads stays true.
-
-    A sign of life need not be durable: without waiting for the disk, it holds the others up a hundred times shorter.
-    """
-    return engine.execution_options(writes=True, durable=durable).begin()
-
-
-def _on_connect(connection: sqlite3.Connection, _record: object) -> None:
-    # The driver must not open transactions by itself: `_on_begin` decides how they begin.
-    connection.isolation_level = None
-    for pragma in (f"busy_timeout = {_WAIT_S * 1000}", "journal_mode = WAL"):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _on_begin(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    writes = options.get("writes", False)
-    connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get('durable', True) else 'NORMAL'}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

@@ -57,6 +57,7 @@ class Yard:
 
     def start(self, script: str, pause_s: float = 0.2, **environment: str) -> subprocess.Popen[bytes]:
         """Run a script of this folder in a process group of its own."""
+        environment = {name: str(value) for name, value in environment.items()}
         given = {"SLOW_JOURNAL": str(self._journal), "SLOW_PAUSE_S": str(pause_s), **environment}
         with self.log.open("ab") as log:
             process = subprocess.Popen(
@@ -99,9 +100,10 @@ class Yard:
         (self.files.create(name) / "scan").write_bytes(self.scan)
         self.store.add(Order(name))
 
-    def send(self) -> str:
+    def send(self, port: int | None = None) -> str:
         """Queue the scan by HTTP; gives the job's id."""
-        response = httpx.post(f"{self.url}/segment", files={"file": ("ct.nii.gz", self.scan)}, timeout=20)
+        url = f"http://127.0.0.1:{port}" if port else self.url
+        response = httpx.post(f"{url}/segment", files={"file": ("ct.nii.gz", self.scan)}, timeout=20)
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
 
@@ -119,10 +121,10 @@ class Yard:
         """The job, once it has ended."""
         return until(lambda: (job := self.store.get(name)).completed_at and job, seconds)
 
-    def is_live(self) -> bool:
+    def is_live(self, port: int | None = None) -> bool:
         """Whether HTTP answers."""
         try:
-            return httpx.get(f"{self.url}/health/live", timeout=2).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port or self.settings.port}/health/live", timeout=2).status_code == 200
         except httpx.TransportError:
             return False
 

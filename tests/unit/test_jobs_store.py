@@ -2,17 +2,18 @@
 
 import threading
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from app.errors import Conflict, Gone, InvalidRequest, NotFound, Overloaded
+from app.jobs.database import open_engine, writing
 from app.jobs.job import INTERNAL_ERROR, Notice, Priority, Status
 from app.jobs.liveness import OwnerLocks
 from app.jobs.registry import Registry, WorkerState
 from app.jobs.store import Claim, Order, Outcome, Signal, Store
-from app.jobs.tables import writing
 from app.jobs.waiting import counts, oldest_waiting_s, place_of
 from app.settings import Settings
 
@@ -36,8 +37,10 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path, queue_limit=50, max_attempts=2, lease_s=10, aging_s=1800)
+def settings(tmp_path: Path, database_url: str) -> Settings:
+    return Settings(
+        data_dir=tmp_path, database_url=database_url, queue_limit=50, max_attempts=2, lease_s=10, aging_s=1800
+    )
 
 
 @pytest.fixture
@@ -60,6 +63,14 @@ def claim_ids(store: Store) -> list[str]:
     return found
 
 
+def in_threads(do: Callable[[str], None], names: list[str]) -> None:
+    threads = [threading.Thread(target=do, args=(name,)) for name in names]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 def test_what_was_added_is_there_after_a_restart(store: Store, settings: Settings):
     store.add(Order("a", Priority.STAT, voxels=7))
     again = Store.open(settings)
@@ -68,7 +79,8 @@ def test_what_was_added_is_there_after_a_restart(store: Store, settings: Setting
     again.engine.dispose()
 
 
-def test_a_commit_is_on_the_disk_before_it_is_answered(store: Store):
+@pytest.mark.parametrize("database_url", [""])
+def test_a_commit_to_sqlite_is_on_the_disk_before_it_is_answered(store: Store):
     with store.engine.connect() as connection:
         assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     store.add(Order("a"))
@@ -110,12 +122,67 @@ def test_many_claimants_never_get_the_same_job(store: Store, settings: Settings)
             found.append(job.id)
         mine.engine.dispose()
 
-    threads = [threading.Thread(target=take, args=(f"w{n}",)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_threads(take, [f"w{n}" for n in range(4)])
     assert Counter(found) == Counter(names)
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("durable", [True, False])
+def test_only_a_sign_of_life_does_not_wait_for_the_disk_of_postgresql(postgres, tmp_path: Path, durable: bool):
+    engine = open_engine(Settings(data_dir=tmp_path, database_url=postgres.database()))
+    with writing(engine, durable=durable) as connection:
+        assert connection.exec_driver_sql("SHOW synchronous_commit").scalar() == ("on" if durable else "off")
+    engine.dispose()
+
+
+def test_of_many_that_send_one_key_at_once_one_makes_the_job(store: Store, settings: Settings):
+    told: list[str] = []
+
+    def send(name: str) -> None:
+        mine = Store.open(settings)
+        told.append(mine.add(Order(name, idempotency_key="k", fingerprint="f"))[0].id)
+        mine.engine.dispose()
+
+    in_threads(send, [f"job{n}" for n in range(6)])
+    assert len(told) == 6
+    assert len(set(told)) == 1
+    assert claim_ids(store) == told[:1]
+
+
+def test_many_that_send_at_once_do_not_fill_the_queue_beyond_its_limit(store: Store, settings: Settings):
+    for n in range(47):
+        store.add(Order(f"job{n}"))
+    refused: list[str] = []
+
+    def send(name: str) -> None:
+        mine = Store.open(settings)
+        try:
+            mine.add(Order(name))
+        except Overloaded:
+            refused.append(name)
+        mine.engine.dispose()
+
+    in_threads(send, [f"more{n}" for n in range(6)])
+    assert len(refused) == 3
+    assert counts(store)[Status.QUEUED] == 50
+
+
+def test_a_job_is_taken_back_by_one_of_many_that_try(store: Store, settings: Settings, clock: Clock):
+    for n in range(10):
+        store.add(Order(f"job{n}"))
+        claimed(store, f"w{n}")
+    clock.pass_s(11)
+    found: list[str] = []
+
+    def reap(_: str) -> None:
+        mine = Store.open(settings, clock)
+        found.extend(job.id for job in mine.reap())
+        mine.engine.dispose()
+
+    in_threads(reap, list("abcd"))
+    found += [job.id for job in store.reap()]  # what each left to the other
+    assert Counter(found) == Counter(f"job{n}" for n in range(10))
+    assert all(store.get(name).lost_attempts == 1 for name in found)
 
 
 def test_only_finish_publishes(store: Store):

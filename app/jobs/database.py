@@ -1,0 +1,123 @@
+"""Engines on SQLite and PostgreSQL whose tables are up to date, and transactions that begin as writers should.
+
+What differs between the two databases stands here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, Engine
+
+from app.errors import InvalidRequest
+from app.settings import Settings
+
+#: The last migration; a database that has it is not looked at further, which keeps the start fast.
+SCHEMA = "0001"
+
+#: How long a writer waits for another one.
+_WAIT_S = 10
+#: Names of the advisory locks in PostgreSQL; any numbers, as long as they stay.
+_MIGRATION_LOCK = 0x4865_7001
+_ADMISSION_LOCK = 0x4865_7002
+#: What PostgreSQL ends by itself, so that a stopped process holds nobody up.
+_GUARDS = {"lock_timeout": _WAIT_S, "statement_timeout": 3 * _WAIT_S, "idle_in_transaction_session_timeout": _WAIT_S}
+
+
+def open_engine(settings: Settings) -> Engine:
+    """An engine on the database of `settings`, with tables made or brought up to date. Raises InvalidRequest."""
+    url = settings.database_url
+    if not url:
+        engine = _sqlite(settings.data_dir / "hepaseg.sqlite")
+    elif url.startswith(("postgresql://", "postgres://")):
+        engine = _postgresql(sa.make_url(url))
+    elif url.startswith("sqlite:///"):
+        engine = _sqlite(Path(url.removeprefix("sqlite:///")))
+    else:
+        raise InvalidRequest("HEPASEG_DATABASE_URL begins with postgresql:// or sqlite:///.")
+    try:
+        migrate(engine)
+    except BaseException:
+        engine.dispose()
+        raise
+    return engine
+
+
+def writing(engine: Engine, *, durable: bool = True) -> AbstractContextManager[Connection]:
+    """A transaction that writes. On SQLite it excludes other writers from its start; on PostgreSQL rows are locked.
+
+    A sign of life need not be durable: without waiting for the disk, it holds the others up a hundred times shorter.
+    """
+    return engine.execution_options(writes=True, durable=durable).begin()
+
+
+def admit_one_at_a_time(connection: Connection) -> None:
+    """Have this transaction be the only one that adds jobs, so that what it counts stays true until it ends."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSION_LOCK)))
+
+
+def migrate(engine: Engine) -> None:
+    """Bring the tables up to date; of several processes that try, one does it."""
+    with engine.connect() as connection:
+        if schema_of(connection) == SCHEMA:
+            return
+    from app.jobs.migrations import upgrade  # Alembic, which a start on a database that is up to date does without
+
+    with writing(engine) as connection:
+        if connection.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+        upgrade(connection, schema_of(connection))
+
+
+def schema_of(connection: Connection) -> str | None:
+    """The last migration of these tables; "unversioned" if they are older than migrations, None if there are none."""
+    inspector = sa.inspect(connection)
+    if inspector.has_table("alembic_version"):
+        version = connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return None if version is None else str(version)
+    return "unversioned" if inspector.has_table("jobs") else None
+
+
+def _postgresql(url: URL) -> Engine:
+    guards = " ".join(f"-c {name}={1000 * seconds}" for name, seconds in _GUARDS.items())
+    arguments = {"connect_timeout": 5, "application_name": "hepaseg", "options": guards}
+    # A connection that a restart of the database has cut is noticed and replaced before it is used.
+    try:
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=1800, connect_args=arguments
+        )
+    except ModuleNotFoundError as error:
+        raise InvalidRequest(f"PostgreSQL needs `pip install hepaseg[cluster]` ({error}).") from None
+    sa.event.listen(engine, "begin", _on_postgresql_begin)
+    return engine
+
+
+def _on_postgresql_begin(connection: Connection) -> None:
+    if not connection.get_execution_options().get("durable", True):
+        connection.exec_driver_sql("SET LOCAL synchronous_commit = off")
+
+
+def _sqlite(path: Path) -> Engine:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": _WAIT_S})
+    sa.event.listen(engine, "connect", _on_sqlite_connect)
+    sa.event.listen(engine, "begin", _on_sqlite_begin)
+    return engine
+
+
+def _on_sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
+    # The driver must not open transactions by itself: `_on_sqlite_begin` decides how they begin.
+    connection.isolation_level = None
+    for pragma in (f"busy_timeout = {_WAIT_S * 1000}", "journal_mode = WAL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _on_sqlite_begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    writes = options.get("writes", False)
+    connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if options.get('durable', True) else 'NORMAL'}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
