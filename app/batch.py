@@ -14,7 +14,7 @@ from rich.table import Table
 
 from app.errors import HepasegError, InputError, InvalidReference, InvalidRequest, StorageFull
 from app.imaging.atomic import write_text
-from app.imaging.scan import Limits, probe_scan
+from app.imaging.scan import probe_scan
 
 if TYPE_CHECKING:
     from app.agreement import Agreement
@@ -33,9 +33,12 @@ class Case:
     scan: Path
     reference: Path | None
     output: Path
+    series_uid: str | None = None
 
 
-def find_cases(inputs: Iterable[Path], reference: Path | None, output: Path) -> list[Case]:
+def find_cases(
+    inputs: Iterable[Path], reference: Path | None, output: Path, series_uid: str | None = None
+) -> list[Case]:
     """The cases that files and folders stand for.
 
     A folder stands for the scans anywhere below it, known by content and sorted by name; other files in it are
@@ -61,7 +64,8 @@ def find_cases(inputs: Iterable[Path], reference: Path | None, output: Path) -> 
     if not single and reference is not None and not reference.is_dir():
         raise InvalidRequest("For several scans, --reference names a folder with one label file of the same name each.")
     return [
-        Case(name, scan, _reference_of(scan, reference), output if single else output / name) for name, scan in scans
+        Case(name, scan, _reference_of(scan, reference), output if single else output / name, series_uid)
+        for name, scan in scans
     ]
 
 
@@ -79,7 +83,7 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
     summary: list[dict[str, object]] = []
     for case in cases:
         try:
-            report = _segment(case, cascade, settings.limits(), console, quiet=quiet)
+            report = _segment(case, cascade, settings, console, quiet=quiet)
         except HepasegError as error:
             console.print(f"[red]{case.name}: {error.title}: {error.detail} \\[{error.code}][/red]", soft_wrap=True)
             summary.append({"name": case.name, "status": "failed", "code": error.code, "detail": error.detail})
@@ -92,13 +96,16 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
     return failed
 
 
-def _segment(case: Case, cascade: Cascade, limits: Limits, console: Console, *, quiet: bool) -> Report:
+def _segment(case: Case, cascade: Cascade, settings: Settings, console: Console, *, quiet: bool) -> Report:
     from app.pipeline import Request, run
 
     try:
         with _progress_bar(console, case.name, quiet=quiet) as tell:
             case.output.parent.mkdir(parents=True, exist_ok=True)
-            report = run(Request(case.scan, case.reference, case.output, limits), cascade, tell)
+            request = Request(
+                case.scan, case.reference, case.output, settings.limits(), case.series_uid, settings.seg_kind
+            )
+            report = run(request, cascade, tell)
     except OSError as error:
         raise StorageFull(f"{error.strerror}: the results could not be written to {case.output}.") from error
     if not quiet:
@@ -187,10 +194,11 @@ def _reference_of(scan: Path, reference: Path | None) -> Path | None:
 def _is_scan(path: Path) -> bool:
     try:
         probe_scan(path)
-    except InputError:
-        return False
+    except InputError as error:
+        # To say which one is the user's: it is not passed over.
+        return error.code == "several_series"
     return True
 
 
 def _stem(name: str) -> str:
-    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+    return next((name.removesuffix(ending) for ending in (*_ENDINGS, ".zip") if name.endswith(ending)), name)

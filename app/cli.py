@@ -49,6 +49,7 @@ def worker() -> None:
 @click.argument("inputs", nargs=-1, required=True, type=EXISTING)
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option("--reference", type=EXISTING, help="Labels 0, 1, 2 on the scan's grid; a folder for several scans.")
+@click.option("--series", help="Which series of a zip with several: its UID, or how it ends.")
 @click.option("--crf-backend", type=click.Choice(["onnx", "pydensecrf", "none"]), help="HEPASEG_CRF_BACKEND.")
 @click.option("--threads", type=click.IntRange(0), help="0 takes all cores (HEPASEG_THREADS).")
 @click.option("--models", type=EXISTING, help="Folder with manifest.json (HEPASEG_MODELS_DIR).")
@@ -57,6 +58,7 @@ def segment(  # noqa: PLR0913 - one argument for each option of the command
     inputs: tuple[Path, ...],
     output: Path,
     reference: Path | None,
+    series: str | None,
     crf_backend: str | None,
     threads: int | None,
     models: Path | None,
@@ -70,7 +72,7 @@ def segment(  # noqa: PLR0913 - one argument for each option of the command
     from app.batch import find_cases, segment_all
 
     with _errors_as_messages():
-        cases = find_cases(inputs, reference, output)
+        cases = find_cases(inputs, reference, output, series)
         settings = _settings(crf_backend=crf_backend, threads=threads, models_dir=models)
         failed = segment_all(cases, output, settings, quiet=quiet)
     sys.exit(1 if failed else 0)

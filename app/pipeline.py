@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from app.agreement import agree
-from app.dicom.results import remarks, write_dicom
+from app.dicom.results import DICOM_FILES, remarks, write_dicom
+from app.dicom.seg import Kind
 from app.imaging.atomic import write_text
-from app.imaging.nifti import write_labels
+from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_scan
 from app.imaging.volume import Segmentation
 from app.preview import write_preview
@@ -33,13 +34,15 @@ STAGES = {"read": 0.05, "quality": 0.02, "liver": 0.4, "lesion": 0.2, "crf": 0.2
 
 #: What a finished run leaves in its output folder.
 FILES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "preview.png", "report.json")
+#: What it leaves besides if the scan was a DICOM series: the scan as a viewer can load it, and the results as DICOM.
+SERIES_FILES = ("scan.nii.gz", *DICOM_FILES)
 
 
 @dataclass(frozen=True)
 class Request:
     """scan: the CT. reference: labels 0, 1, 2 on its grid, or None. output: the folder for `FILES`.
 
-    series_uid: which series of a zip, or None if there is one.
+    series_uid: which series of a zip, or None if there is one. seg_kind: how masks are stored in DICOM.
     """
 
     scan: Path
@@ -47,10 +50,11 @@ class Request:
     output: Path
     limits: Limits = DEFAULT_LIMITS
     series_uid: str | None = None
+    seg_kind: Kind = "BINARY"
 
 
 def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stage, _fraction: None) -> Report:
-    """Segment one scan, measure it, and write `FILES`, of a DICOM series `DICOM_FILES` too; the report is written last.
+    """Segment one scan, measure it, write `FILES`, of a DICOM series `SERIES_FILES` too; the report is written last.
 
     Raises InputError for whatever the sender can mend, and whatever `on_progress` raises.
     """
@@ -78,7 +82,8 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     )
     _write_images(request, scan, segmentation)
     if scan.dicom is not None:
-        write_dicom(request.output, scan.dicom, segmentation, report)
+        write_volume(request.output / "scan.nii.gz", scan.volume)
+        write_dicom(request.output, scan.dicom, segmentation, report, request.seg_kind)
     report = report.model_copy(update={"timings_s": clock.timings()})
     write_text(request.output / "report.json", report.model_dump_json(indent=2) + "\n")
     return report

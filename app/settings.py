@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     batch: int = Field(8, ge=1)
     #: What refines the probabilities. The one setting that changes results: for comparisons and oracles.
     crf_backend: Literal["onnx", "pydensecrf", "none"] = "onnx"
+    #: How masks are stored in DICOM; few archives and viewers know LABELMAP yet.
+    seg_kind: Literal["BINARY", "LABELMAP"] = "BINARY"
 
     #: Largest request body.
     max_upload_bytes: int = Field(2048 * _MIB, ge=1)

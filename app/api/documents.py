@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import FileResponse
-from starlette.background import BackgroundTask
 
 from app.api.parts import HasParts, Parts
 from app.api.problems import responses
@@ -17,8 +14,6 @@ from app.api.views import read_result
 from app.errors import Conflict, Gone, NotFound
 from app.imaging.archive import ZIP_MAGICS
 from app.imaging.content import GZIP_MAGIC
-from app.imaging.nifti import write_volume
-from app.imaging.scan import Limits, read_scan
 from app.jobs.job import FINISHED, Job
 
 if TYPE_CHECKING:
@@ -38,13 +33,16 @@ _HTML: Documented = {200: {"description": "The sheet", "content": {"text/html": 
 _CSV: Documented = {200: {"description": "A row per lesion", "content": {"text/csv": _TEXT}}}
 
 
-@router.get("/{job_id}/scan", response_class=Response, responses={**_SENT, **responses(404, 410, 422)})
+@router.get("/{job_id}/scan", response_class=Response, responses={**_SENT, **responses(404, 409, 410, 422)})
 def get_scan(parts: HasParts, job_id: str) -> Response:
-    """The CT as NIfTI, so that a viewer can show it under the labels: as it was sent, or made of the DICOM series."""
+    """The CT as NIfTI, so that a viewer can show it under the labels: as it was sent, or made of the DICOM series.
+
+    That of a DICOM series is there once the job has succeeded.
+    """
     job = parts.store.get_alive(job_id)
     path = parts.files.scan(job.id)
     if _begins_with(path, *ZIP_MAGICS):
-        return _converted(path, parts.settings.limits(), f"{job.id}-scan.nii.gz")
+        path = parts.files.result(job.id, _published(job, "scan as NIfTI"), "scan.nii.gz")
     return _as_sent(path, f"{job.id}-scan")
 
 
@@ -84,29 +82,22 @@ def _report_of(parts: Parts, job_id: str) -> tuple[Job, Report]:
     from app.report import Report
 
     job = parts.store.get_alive(job_id)
+    _published(job, "report")
+    return job, Report.model_validate_json(read_result(parts, job, "report.json"))
+
+
+def _published(job: Job, what: str) -> int:
+    """The attempt that holds the results; raises Conflict if there are none."""
     if job.published is None:
         state = job.status if job.status in FINISHED else f"still {job.status}"
-        raise Conflict(f"There is no report: the job is {state}.")
-    return job, Report.model_validate_json(read_result(parts, job, "report.json"))
+        raise Conflict(f"There is no {what}: the job is {state}.")
+    return job.published
 
 
 def _as_sent(path: Path, name: str) -> Response:
     packed = _begins_with(path, GZIP_MAGIC)
     kind, suffix = ("application/gzip", ".nii.gz") if packed else ("application/octet-stream", ".nii")
     return FileResponse(path, media_type=kind, filename=name + suffix, headers=_PRIVATE)
-
-
-def _converted(path: Path, limits: Limits, name: str) -> Response:
-    folder = Path(tempfile.mkdtemp(prefix="hepaseg-"))
-    clear = BackgroundTask(shutil.rmtree, folder, ignore_errors=True)
-    try:
-        write_volume(folder / "scan.nii.gz", read_scan(path, limits).volume)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
-    return FileResponse(
-        folder / "scan.nii.gz", media_type="application/gzip", filename=name, headers=_PRIVATE, background=clear
-    )
 
 
 def _begins_with(path: Path, *magics: bytes) -> bool:

@@ -16,20 +16,14 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from app.api.parts import HasParts
 from app.api.problems import responses
 from app.api.views import JobBody, JobPage, body_of, read_result, summary_of
-from app.errors import Conflict, InvalidRequest
+from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs.job import FINISHED, Job, Status
+from app.jobs.results import DICOM_NAMES
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 _LOOK_EVERY_S = 0.2
-_GZIP = "application/gzip"
-_MEDIA_TYPES = {
-    "labels.nii.gz": _GZIP,
-    "liver.nii.gz": _GZIP,
-    "lesions.nii.gz": _GZIP,
-    "report.json": "application/json",
-    "preview.png": "image/png",
-}
+_GZIP, _DICOM = "application/gzip", "application/dicom"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 
 
@@ -111,6 +105,8 @@ def _add_result(name: str, media_type: str, what: str) -> None:
         if job.published is None:
             state = job.status if job.status in FINISHED else f"still {job.status}"
             raise Conflict(f"There is no {name}: the job is {state}.")
+        if name in DICOM_NAMES and not parts.files.has_dicom(job.id, job.published):
+            raise NotFound(f"There is no {name}: no DICOM series was sent.")
         headers = {"ETag": f'"{job.id}-{job.published}-{name}"', "Cache-Control": "private, no-cache"}
         if if_none_match is not None and headers["ETag"] in if_none_match:
             return Response(status_code=304, headers=headers)
@@ -125,6 +121,8 @@ _add_result("liver.nii.gz", _GZIP, "The liver with its lesions: 0 or 1 (uint8)."
 _add_result("lesions.nii.gz", _GZIP, "Each lesion with the id it has in the report.")
 _add_result("report.json", "application/json", "What was measured.")
 _add_result("preview.png", "image/png", "Slices with the contours drawn in.")
+_add_result("seg.dcm", _DICOM, "Liver and lesions as a DICOM segmentation; 404 if no DICOM series was sent.")
+_add_result("sr.dcm", _DICOM, "What was measured as a DICOM structured report; 404 if no DICOM series was sent.")
 
 
 def _cursor_of(job: Job) -> str:

@@ -55,6 +55,11 @@ _FORM = {
                             "enum": ["routine", "urgent", "stat"],
                             "default": "routine",
                         },
+                        "series_uid": {
+                            "type": "string",
+                            "maxLength": 64,
+                            "description": "which series of a zip with several: its UID, or how it ends",
+                        },
                     },
                 }
             }
@@ -134,6 +139,8 @@ async def take_in(parts: Parts, bring: Callable[[Path], Awaitable[Upload]], key:
 
 def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job:
     header = _check(parts, folder, upload)
+    if upload.series_uid is not None:
+        (folder / "series_uid").write_text(upload.series_uid)
     parts.files.seal(folder)
     order = Order(
         job_id=folder.name,
@@ -149,7 +156,7 @@ def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job
 def _check(parts: Parts, folder: Path, upload: Upload) -> ScanHeader:
     """What the headers show to be of no use is refused at once; the rest shows when the job runs."""
     limits = parts.settings.limits()
-    header = probe_scan(folder / "scan", limits)
+    header = probe_scan(folder / "scan", limits, upload.series_uid)
     if upload.has_reference:
         try:
             reference = probe_scan(folder / "reference", limits)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,8 +24,10 @@ from app.jobs.job import Priority
 #: What is collected before it is handed to a thread that writes it.
 _BATCH_BYTES = 1024 * 1024
 _FILES = ("file", "reference")
-_FIELDS = ("priority",)
-_MAX_FIELD_BYTES = 64
+_FIELDS = ("priority", "series_uid")
+_MAX_FIELD_BYTES = 72
+#: A UID or the end of one, as the list of several series shows it.
+_UID = re.compile(r"…?([0-9.]{1,64})")
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class Upload:
     has_reference: bool
     #: sha256 over everything that was sent.
     fingerprint: str
+    #: Which series of a zip; it is never logged.
+    series_uid: str | None = field(default=None, repr=False)
 
 
 def refuse_too_long(request: Request, max_bytes: int) -> None:
@@ -116,15 +121,23 @@ class FormWriter:
         priority = self._fields.get("priority", b"routine").decode("latin-1")
         if priority not in list(Priority):
             raise InvalidRequest(f"`priority` is one of {', '.join(Priority)}.")
-        sent = [self._digests["file"], self._digests.get("reference", ""), priority]
+        series_uid = self._series_uid()
+        sent = [self._digests["file"], self._digests.get("reference", ""), priority, series_uid or ""]
         fingerprint = hashlib.sha256("\n".join(sent).encode()).hexdigest()
-        return Upload(Priority(priority), "reference" in self._digests, fingerprint)
+        return Upload(Priority(priority), "reference" in self._digests, fingerprint, series_uid)
 
     def close(self) -> None:
         """Close what is open."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def _series_uid(self) -> str | None:
+        text = self._fields.get("series_uid", b"").decode("utf-8", "replace").strip()
+        found = _UID.fullmatch(text)
+        if text and not found:
+            raise InvalidRequest("`series_uid` is a UID, digits and dots, or the end of one.")
+        return found.group(1) if found else None
 
     def _on_begin(self) -> None:
         self._name = None
@@ -145,7 +158,7 @@ class FormWriter:
     def _on_headers(self) -> None:
         name = self._name
         if name not in _FILES + _FIELDS:
-            raise InvalidRequest("The form takes `file`, `reference` and `priority`, and no other field.")
+            raise InvalidRequest("The form takes `file`, `reference`, `priority` and `series_uid`, and no other field.")
         if name in self._digests or name in self._fields:
             raise Malformed(f"The form has `{name}` twice.")
         if name in _FIELDS:

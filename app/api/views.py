@@ -36,6 +36,8 @@ _EXAMPLE: dict[str, Any] = {
         "lesions": None,
         "report": None,
         "preview": None,
+        "seg": None,
+        "sr": None,
     },
 }
 
@@ -60,6 +62,8 @@ class Links(BaseModel):
     lesions: str | None
     report: str | None
     preview: str | None
+    seg: str | None = Field(description="only if a DICOM series was sent")
+    sr: str | None = Field(description="only if a DICOM series was sent")
 
 
 class JobSummary(BaseModel):
@@ -124,12 +128,13 @@ def _fields(parts: Parts, job: Job) -> dict[str, Any]:
         "warnings": job.warnings,
         "queue": None if place is None else QueuePlace(position=place.position, eta_s=place.eta_s),
         "error": None if job.error is None else problem_of(job.error, f"/jobs/{job.id}"),
-        "links": _links(job),
+        "links": _links(parts, job),
     }
 
 
-def _links(job: Job) -> Links:
+def _links(parts: Parts, job: Job) -> Links:
     here = f"/jobs/{job.id}"
+    has_dicom = job.published is not None and parts.files.has_dicom(job.id, job.published)
 
     def result(name: str) -> str | None:
         return f"{here}/{name}" if job.published is not None else None
@@ -143,4 +148,6 @@ def _links(job: Job) -> Links:
         lesions=result("lesions.nii.gz"),
         report=result("report.json"),
         preview=result("preview.png"),
+        seg=result("seg.dcm") if has_dicom else None,
+        sr=result("sr.dcm") if has_dicom else None,
     )

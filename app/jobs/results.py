@@ -1,6 +1,7 @@
 """The files of jobs on a local disk: what was sent, and what each attempt wrote.
 
 jobs/<id>/scan, reference             as they came; the sender's file names are never kept
+jobs/<id>/series_uid                  which series of a zip, if that was said
 jobs/<id>/attempts/<n>/labels.nii.gz  ... one folder an attempt; the database says which one is published
 trash/                                on its way out: a rename takes a folder away at once, whoever writes into it
 """
@@ -19,6 +20,8 @@ from app.errors import Gone
 
 #: The files that a published attempt holds.
 RESULT_NAMES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "report.json", "preview.png")
+#: What it holds besides if a DICOM series was sent.
+DICOM_NAMES = ("scan.nii.gz", "seg.dcm", "sr.dcm")
 
 
 class JobFiles:
@@ -46,6 +49,11 @@ class JobFiles:
         path = self._jobs / job_id / "reference"
         return path if path.exists() else None
 
+    def series_uid(self, job_id: str) -> str | None:
+        """Which series of the zip was asked for, if one was."""
+        path = self._jobs / job_id / "series_uid"
+        return path.read_text() if path.exists() else None
+
     def seal(self, folder: Path) -> None:
         """Bring a folder, its files and its name to the disk, so that a row may speak of them."""
         for path in [*folder.iterdir(), folder, folder.parent]:
@@ -72,9 +80,13 @@ class JobFiles:
     def result(self, job_id: str, attempt: int, name: str) -> Path:
         """A file of a published attempt; raises Gone if it was erased meanwhile."""
         path = self._jobs / job_id / "attempts" / str(attempt) / name
-        if name not in RESULT_NAMES or not path.is_file():
+        if name not in RESULT_NAMES + DICOM_NAMES or not path.is_file():
             raise Gone("The results of this job are erased.")
         return path
+
+    def has_dicom(self, job_id: str, attempt: int) -> bool:
+        """Whether a published attempt holds DICOM results, because a DICOM series was sent."""
+        return (self._jobs / job_id / "attempts" / str(attempt) / "seg.dcm").is_file()
 
     def erase(self, job_id: str) -> None:
         """Remove every byte of a job."""

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +50,7 @@ class Work:
     scan: Path
     reference: Path | None
     output: Path
+    series_uid: str | None = field(default=None, repr=False)
 
 
 #: Does the work, telling how far it is; gives what a reader of the result should know.
@@ -151,7 +152,8 @@ class Worker:
 
     def _succeed(self, job: Job, lease: Lease) -> Outcome:
         output = self._files.attempt(job.id, job.attempt)
-        work = Work(self._files.scan(job.id), self._files.reference(job.id), output)
+        scan, reference = self._files.scan(job.id), self._files.reference(job.id)
+        work = Work(scan, reference, output, self._files.series_uid(job.id))
         notices = self._run(work, lease.tell)
         self._files.seal(output)
         return Outcome(Status.SUCCEEDED, warnings=tuple(notices))
@@ -246,7 +248,9 @@ def _prepare(settings: Settings) -> tuple[Run, dict[str, object]]:
     cascade = Cascade(networks, runtime)
 
     def run(work: Work, tell: Progress) -> list[Notice]:
-        request = pipeline.Request(work.scan, work.reference, work.output, limits)
+        request = pipeline.Request(
+            work.scan, work.reference, work.output, limits, work.series_uid, seg_kind=settings.seg_kind
+        )
         report = pipeline.run(request, cascade, tell)
         told = [found for found in report.quality.findings if found.severity != "info"]
         return [Notice(code=found.code, detail=found.detail) for found in told]

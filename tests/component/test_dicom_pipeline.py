@@ -18,7 +18,7 @@ from app.imaging.volume import Volume
 from app.inference.cascade import Cascade
 from app.inference.manifest import load_networks
 from app.inference.network import Runtime
-from app.pipeline import FILES, Request, run
+from app.pipeline import FILES, SERIES_FILES, Request, run
 from tests.analytic_networks import phantom_models
 from tests.dicom_files import MARKED_WORDS, MARKS, change, compressed, enhanced_of, series_of, zipped
 from training.phantom import Phantom, abdomen
@@ -57,7 +57,7 @@ def test_a_series_gives_the_answer_of_the_nifti_and_every_file(cascade, phantom,
     if form == "JPEG 2000":
         files = [compressed(each, "1.2.840.10008.1.2.4.90") for each in files]
     report = run(sent(tmp_path, files[::-1]), cascade)
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES, *DICOM_FILES}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*FILES, *SERIES_FILES}
     assert report.liver.volume_ml == pytest.approx(by_nifti.liver.volume_ml, rel=1e-6)
     for found, wanted in zip(report.lesions, by_nifti.lesions, strict=True):
         assert found.centroid_mm == pytest.approx(wanted.centroid_mm, abs=1e-3)

@@ -14,6 +14,8 @@ from service import Service, assert_problem
 
 from app.jobs.registry import WorkerState
 
+RESULTS = ("labels", "liver", "lesions", "report", "preview")
+
 
 def loaded(content: bytes, folder: Path) -> nib.Nifti1Image:
     path = folder / "downloaded.nii.gz"
@@ -46,7 +48,8 @@ def test_the_body_of_a_job_has_the_fields_of_the_contract(service: Service, scan
         *("id", "status", "priority", "stage", "progress", "queue", "created_at", "started_at", "completed_at"),
         *("error", "warnings", "report", "links"),
     }
-    assert set(job["links"]) == {"self", "cancel", "events", "labels", "liver", "lesions", "report", "preview"}
+    assert set(job["links"]) == {"self", "cancel", "events", *RESULTS, "seg", "sr"}
+    assert job["links"]["seg"] is job["links"]["sr"] is None
     assert job["warnings"] == [{"code": "thick_slices", "detail": "The slices are thick."}]
     assert job["created_at"] <= job["started_at"] <= job["completed_at"]
     assert job["queue"] is None
@@ -55,7 +58,7 @@ def test_the_body_of_a_job_has_the_fields_of_the_contract(service: Service, scan
 def test_every_result_has_its_media_type_its_tag_and_a_name_without_the_senders(service: Service, scan):
     job = service.ended(service.send(scan).json())
     types = {"labels": "application/gzip", "report": "application/json", "preview": "image/png"}
-    for what in ("labels", "liver", "lesions", "report", "preview"):
+    for what in RESULTS:
         response = service.client.get(job["links"][what])
         assert response.status_code == 200
         assert response.headers["content-type"] == types.get(what, "application/gzip")

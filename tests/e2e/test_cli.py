@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from app.imaging.nifti import write_labels, write_volume
-from app.pipeline import FILES
+from app.pipeline import FILES, SERIES_FILES
 from tests.analytic_networks import phantom_models
+from tests.dicom_files import MARKS, change, series_of, zipped
 from training.phantom import Phantom, abdomen
 
 
@@ -47,6 +48,21 @@ def test_a_scan_becomes_masks_a_report_and_a_table(scans, phantom, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["agreement"]["liver"]["dice"] == 1.0
     assert "against the" in done.stdout
     assert f"lesions {len(phantom.lesions)}" in done.stdout
+
+
+def test_of_a_zip_with_several_series_the_named_one_is_segmented(scans, phantom, tmp_path):
+    other = [change(each, {"SeriesInstanceUID": "1.2.3.4", "SOPInstanceUID": f"1.2.3.4.{k}"})
+             for k, each in enumerate(series_of(phantom.volume)[:5])]  # fmt: skip
+    (tmp_path / "in").mkdir()
+    path = zipped(tmp_path / "in", [*other, *series_of(phantom.volume)])
+    path = path.rename(path.with_suffix(".zip"))
+    common = ("-o", tmp_path / "out", "--models", scans / "models")
+    refused = hepaseg("segment", tmp_path / "in", *common)
+    assert refused.returncode == 1
+    assert "[several_series]" in refused.stderr
+    done = hepaseg("segment", path, "--series", MARKS["SeriesInstanceUID"][-8:], *common)
+    assert done.returncode == 0, done.stderr
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {*FILES, *SERIES_FILES}
 
 
 def test_one_bad_scan_does_not_stop_the_others_and_is_named(scans, tmp_path):

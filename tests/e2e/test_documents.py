@@ -5,6 +5,7 @@ import gzip
 import nibabel as nib
 import numpy as np
 import pytest
+import tiny
 from service import Service, assert_problem
 
 from app.api.pages import POLICY
@@ -48,10 +49,10 @@ def test_no_reference_was_sent(service: Service, scan):
     assert_problem(service.client.get(f"/jobs/{job['id']}/reference"), 404, "not_found")
 
 
-def test_a_dicom_series_comes_back_as_nifti_that_says_nothing_of_the_patient(idle: Service, tmp_path):
-    volume = small_volume()
-    job = idle.send(zipped(tmp_path, series_of(volume)).read_bytes()).json()
-    answer = idle.client.get(f"/jobs/{job['id']}/scan")
+def test_a_dicom_series_comes_back_as_nifti_that_says_nothing_of_the_patient(service: Service, tmp_path):
+    volume = tiny.volume()
+    job = service.ended(service.send(zipped(tmp_path, series_of(volume)).read_bytes()).json())
+    answer = service.client.get(f"/jobs/{job['id']}/scan")
     stored = gzip.decompress(answer.content)
     assert not any(word.encode() in stored for word in MARKED_WORDS)
     (tmp_path / "scan.nii").write_bytes(stored)
@@ -60,6 +61,11 @@ def test_a_dicom_series_comes_back_as_nifti_that_says_nothing_of_the_patient(idl
     theirs = nib.as_closest_canonical(back)
     assert np.allclose(theirs.affine, ours.geometry.affine, atol=1e-4)
     assert np.array_equal(np.asarray(theirs.dataobj), ours.voxels)
+
+
+def test_a_dicom_series_cannot_be_seen_before_its_job_has_ended(idle: Service, tmp_path):
+    job = idle.send(zipped(tmp_path, series_of(small_volume())).read_bytes()).json()
+    assert_problem(idle.client.get(f"/jobs/{job['id']}/scan"), 409, "conflict")
 
 
 @pytest.mark.parametrize("path", ["/", "/view/abc"])

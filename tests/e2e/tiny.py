@@ -9,9 +9,10 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from app.imaging.nifti import write_labels
+from app.dicom.results import write_dicom
+from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import Scan, read_labels, read_scan
-from app.imaging.volume import Segmentation
+from app.imaging.volume import Geometry, Segmentation, Volume
 from app.jobs.job import Notice
 from app.jobs.lease import Progress
 from app.jobs.worker import Work
@@ -32,7 +33,7 @@ def run(work: Work, tell: Progress) -> Sequence[Notice]:
     for n, stage in enumerate(STAGES):
         tell(stage, n / len(STAGES))
         if stage == "read":
-            scan = read_scan(work.scan)
+            scan = read_scan(work.scan, series_uid=work.series_uid)
             if work.reference is not None:
                 read_labels(work.reference, scan.volume.geometry)
         if stage == "write":
@@ -50,7 +51,7 @@ def write(work: Work, scan: Scan) -> None:
     }
     for name, labels in images.items():
         path = work.output / f"{name}.nii.gz"
-        write_labels(path, np.asfortranarray(labels), geometry, header_of=work.scan)
+        write_labels(path, np.asfortranarray(labels), geometry, header_of=None if scan.dicom else work.scan)
     Image.new("L", (4, 4)).save(work.output / "preview.png")
     segmentation = Segmentation(images["labels"], geometry)
     measured = measure(segmentation, scan.volume)
@@ -67,16 +68,24 @@ def write(work: Work, scan: Scan) -> None:
         quality=Quality(findings=()),
         timings_s=Timings(),
     )
+    if scan.dicom is not None:
+        write_volume(work.output / "scan.nii.gz", scan.volume)
+        write_dicom(work.output, scan.dicom, segmentation, report)
     (work.output / "report.json").write_text(report.model_dump_json())
 
 
 def save_scan(path: Path, shape: tuple[int, int, int] = (24, 20, 10)) -> Path:
     """A block of liver with a lesion in it, in air, on an anisotropic and asymmetric grid."""
-    voxels = np.full(shape, -1000, np.int16)
+    nib.save(nib.Nifti1Image(volume(shape).voxels, affine()), path)
+    return path
+
+
+def volume(shape: tuple[int, int, int] = (24, 20, 10)) -> Volume:
+    """The same block as Hounsfield units, for DICOM series."""
+    voxels = np.full(shape, -1000, np.int16, order="F")
     voxels[4:16, 4:12, 2:8] = LIVER_HU
     voxels[6:9, 6:9, 3:5] = LESION_HU
-    nib.save(nib.Nifti1Image(voxels, affine()), path)
-    return path
+    return Volume(voxels, Geometry(voxels.shape, affine()))
 
 
 def save_reference(path: Path, shape: tuple[int, int, int] = (24, 20, 10)) -> Path:
