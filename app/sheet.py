@@ -28,7 +28,7 @@ h2 { font-size: 11px; text-transform: uppercase; letter-spacing: .06em; color: #
 .key { display: flex; gap: 10px; margin: 12px 0 }
 .key div { flex: 1; border: 1px solid #d5dde3; border-radius: 6px; padding: 6px 10px }
 .key b { display: block; font-size: 19px } .key span, .small { color: #51606e; font-size: 11px }
-img { display: block; height: 105mm; max-width: 100%; margin: 0 auto; object-fit: contain; border-radius: 6px }
+img { display: block; height: 118mm; max-width: 100%; margin: 0 auto; object-fit: contain; border-radius: 6px }
 table { border-collapse: collapse; width: 100% }
 th { font-weight: 600; color: #51606e; text-align: right; white-space: nowrap }
 th, td { padding: 2px 8px; border-bottom: 1px solid #e4eaee; text-align: right }

@@ -25,12 +25,12 @@ export function announce(text) {
   document.getElementById("announce").textContent = text;
 }
 
-/** A table: head is an array of texts, rows are elements. */
+/** A table: head is an array of texts, rows are elements, or a body that has them. */
 export function table(caption, head, rows, attributes = {}) {
   return h("table", attributes,
     h("caption", { class: "unseen" }, caption),
     h("thead", {}, h("tr", {}, head.map((name) => h("th", { scope: "col" }, name)))),
-    h("tbody", {}, rows));
+    Array.isArray(rows) ? h("tbody", {}, rows) : rows);
 }
 
 /** A row of buttons of which one is pressed; `choose` is called with its value. Gives the element and `show(value)`. */

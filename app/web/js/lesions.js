@@ -3,12 +3,24 @@ import { css, lesionColour } from "./colours.js";
 import { h, table } from "./dom.js";
 import { fixed, percent, position } from "./format.js";
 
+const BATCH = 100;
 const HEAD = ["Lesion", "ml", "Ø mm", "% liver", "HU", ""];
 
 /** actions: { goTo(lesion), mark(id), show(id, on) }. Gives { element, select(id), next(step) }. */
 export function lesionTable(report, actions) {
   const rows = new Map();
+  const body = h("tbody", {});
+  const more = h("button", { type: "button", hidden: true, onclick: () => grow(rows.size + BATCH) });
   let selected = 0;
+
+  // Thousands of rows at once would hold up the page.
+  function grow(count) {
+    const added = report.lesions.slice(rows.size, count);
+    for (const lesion of added) rows.set(lesion.id, lesionRow(lesion, report, actions, choose));
+    body.append(...added.map((lesion) => rows.get(lesion.id)));
+    more.hidden = rows.size >= report.lesions.length;
+    more.textContent = `${report.lesions.length - rows.size} smaller ones: show more`;
+  }
 
   function select(id) {
     selected = id;
@@ -21,12 +33,14 @@ export function lesionTable(report, actions) {
   function next(step) {
     const count = report.lesions.length;
     if (!count) return;
-    choose(report.lesions[selected ? (selected - 1 + step + count) % count : step > 0 ? 0 : count - 1]);
+    const n = (selected ? selected - 1 + step : step > 0 ? 0 : -1) + count;
+    grow((n % count) + 1);
+    choose(report.lesions[n % count]);
   }
 
-  for (const lesion of report.lesions) rows.set(lesion.id, lesionRow(lesion, report, actions, choose));
+  grow(BATCH);
   const element = report.lesions.length
-    ? h("div", { class: "scroll" }, table("Lesions, the largest first", HEAD, [...rows.values()], { class: "lesions" }))
+    ? h("div", { class: "scroll lesion-scroll" }, table("Lesions, the largest first", HEAD, body, { class: "lesions" }), more)
     : h("p", { class: "muted" }, "No lesion was found. That does not mean that there is none.");
   return { element, select, next };
 }

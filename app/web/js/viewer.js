@@ -1,11 +1,13 @@
 // NiiVue with what this page needs of it: a scan, the liver, the lesions, and the difference from a reference.
 import { differenceMap, lesionMap, liverMap } from "./colours.js";
-import { difference, fetchNifti, without } from "./volumes.js";
+import { atMost, difference, fetchNifti, without } from "./volumes.js";
 
 const LIBRARY = "/web/vendor/niivue/niivue-0.69.0.js";
 const SEE_THROUGH = 0.12;
 // A layer of no opacity at all would be left out, contours and all.
 const LEAST = 0.002;
+// The last colour is for all lesions from this one on: the table of colours must fit the graphics card.
+const MOST_COLOURS = 4000;
 
 export const WINDOWS = {
   abdomen: { level: 40, width: 400 },
@@ -18,6 +20,7 @@ const LAYOUTS = { axial: "AXIAL", coronal: "CORONAL", sagittal: "SAGITTAL", plan
 export class Viewer {
   #library = null;
   #nv = null;
+  #scan = null;
   #layers = {};
   #labels = null;
   #lesionIds = null;
@@ -56,18 +59,23 @@ export class Viewer {
     await this.#nv.attachToCanvas(this.canvas);
     this.#nv.onLocationChange = (place) => this.#moved(place);
     this.#nv.onIntensityChange = (volume) => this.#tellWindow(volume);
-    this.#nv.addVolume(await this.#read(scan, "scan", { colormap: "gray", cal_min: -160, cal_max: 240 }));
+    const { level, width } = WINDOWS.abdomen;
+    this.#scan = await this.#read(scan, "scan", { colormap: "gray", cal_min: level - width / 2, cal_max: level + width / 2 });
     this.#layers.liver = await this.#read(labels, "liver");
     this.#layers.liver.setColormapLabel(liverMap());
     this.#labels = this.#layers.liver.img;
     this.#layers.lesions = await this.#read(lesions, "lesions");
-    this.#lesionIds = this.#layers.lesions.img;
-    this.#recolour();
-    this.setLayout("planes");
+    this.#lesionIds = atMost(this.#layers.lesions.img, lesionCount, MOST_COLOURS);
+    this.#layers.lesions.img = this.#lesionIds;
+    this.#colourLesions();
+    this.#stack();
+    this.#nv.updateGLVolume();
+    this.#nv.setCustomLayout(this.#tiles());
+    this.#nv.setSliceType(library.SLICE_TYPE.MULTIPLANAR);
     this.#resize = new ResizeObserver(() => this.#layout === "planes" && this.#nv?.setCustomLayout(this.#tiles()));
     this.#resize.observe(this.canvas);
     this.#nv.setRenderAzimuthElevation(160, 12);
-    this.setWindow(WINDOWS.abdomen);
+    this.#tellWindow(this.#scan);
   }
 
   #read(buffer, name, options = {}) {
@@ -107,11 +115,10 @@ export class Viewer {
   }
 
   setWindow({ level, width }) {
-    const [scan] = this.#nv.volumes;
-    scan.cal_min = level - width / 2;
-    scan.cal_max = level + width / 2;
+    this.#scan.cal_min = level - width / 2;
+    this.#scan.cal_max = level + width / 2;
     this.#refresh(true);
-    this.#tellWindow(scan);
+    this.#tellWindow(this.#scan);
   }
 
   /** what: "liver", "lesions". */
@@ -126,7 +133,7 @@ export class Viewer {
   }
 
   /** Make one lesion stand out; 0 marks none. */
-  mark(id) { if (id !== this.#marked) { this.#marked = id; this.#recolour(); } }
+  mark(id) { if (id !== this.#marked) { this.#marked = id; this.#colourLesions(); this.#refresh(); } }
 
   /** Contours instead of filled areas. */
   setOutline(on) {
@@ -164,25 +171,31 @@ export class Viewer {
     this.#nv = null;
   }
 
-  #recolour() {
-    this.#layers.lesions.setColormapLabel(lesionMap(Math.max(1, this.lesionCount), this.#marked));
-    this.#refresh();
+  #colourLesions() {
+    const count = Math.min(Math.max(1, this.lesionCount), MOST_COLOURS);
+    this.#layers.lesions.setColormapLabel(lesionMap(count, this.#marked));
   }
 
   // What is not shown is taken out of the stack: contours are drawn however transparent a layer is.
   // In 3-D alone the body would hide the liver, and the liver its lesions.
-  #compose() {
+  #stack() {
     const inside = this.#layout === "volume";
     const names = this.#shown.difference ? ["difference"] : ["liver", "lesions"].filter((name) => this.#shown[name]);
     for (const name of names) {
       const filled = inside && name === "lesions" ? 1 : this.#opacity[name] * (inside && name === "liver" ? SEE_THROUGH : 1);
       this.#layers[name].opacity = this.#outline && !inside ? LEAST : filled;
     }
-    const [scan] = this.#nv.volumes;
-    scan.opacity = inside ? 0.25 : 1;
-    this.#nv.volumes = [scan, ...names.map((name) => this.#layers[name])];
+    this.#scan.opacity = inside ? 0.25 : 1;
+    this.#nv.volumes = [this.#scan, ...names.map((name) => this.#layers[name])];
+    this.#nv.back = this.#scan;
     this.#nv.overlays = this.#nv.volumes.slice(1);
-    this.#refresh(true);
+  }
+
+  #compose() {
+    const [before, scanBefore] = [this.#nv.volumes.length, this.#scan.opacity];
+    this.#stack();
+    // Fewer layers than before, and the old ones would stay.
+    this.#refresh(this.#nv.volumes.length < before || this.#scan.opacity !== scanBefore);
   }
 
   // Several changes in one frame cost one upload to the graphics card, and the scan is sent again only if it changed.
@@ -205,7 +218,7 @@ export class Viewer {
   #moved(place) {
     const value = (name) => place.values.find((each) => each.name === `${name}.nii`)?.value;
     const lesion = Math.round(value("lesions") ?? 0);
-    const what = lesion ? `lesion ${lesion}` : value("liver") ? "liver" : "";
+    const what = lesion ? `lesion ${lesion}${lesion === MOST_COLOURS ? " or smaller" : ""}` : value("liver") ? "liver" : "";
     this.onMove({ mm: [...place.mm].slice(0, 3), hounsfield: value("scan"), what, lesion });
   }
 

@@ -49,3 +49,8 @@ export function difference(labels, reference) {
 export function without(ids, hidden) {
   return hidden.size ? ids.map((id) => (hidden.has(id) ? 0 : id)) : ids;
 }
+
+/** Instance ids of which those beyond `most` are `most`; the very array if there are none. */
+export function atMost(ids, count, most) {
+  return count > most ? ids.map((id) => Math.min(id, most)) : ids;
+}
