@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     data_dir: Folder = Field(default_factory=lambda: Path("data").absolute())
     #: postgresql://… for several machines; empty is SQLite in the data folder.
     database_url: str = ""
+    #: redis://… or amqp://… for workers that Celery wakes; empty has them look into the queue by themselves.
+    broker_url: str = ""
     #: The folder with manifest.json and the networks.
     models_dir: Folder = _REPOSITORY / "models"
     #: Address to listen on; loopback unless said otherwise, for there is no authentication yet.
@@ -64,10 +66,23 @@ class Settings(BaseSettings):
     #: Most jobs that wait at a time.
     queue_limit: int = Field(100, ge=1)
 
+    #: AE title of `hepaseg dicom-node`, which callers must call it by.
+    dicom_ae: str = Field("HEPASEG", pattern=r"^[!-\[\]-~]([ -\[\]-~]{0,14}[!-\[\]-~])?$")
+    #: Address that the DICOM node listens on; DICOM knows no authentication.
+    dicom_host: str = "127.0.0.1"
+    #: Port that the DICOM node listens on.
+    dicom_port: int = Field(11112, ge=1, le=65535)
+    #: TOML file that says which series the node takes; empty takes axial CT of 20 slices and more.
+    dicom_rules: str = ""
+    #: Seconds without a new instance after which a series is whole.
+    dicom_quiet_s: float = Field(5.0, gt=0)
+
     #: Seconds after which a worker that gave no sign has lost its job.
     lease_s: float = Field(10.0, gt=0)
     #: Seconds between two looks of an idle worker into the queue.
     poll_s: float = Field(0.2, gt=0)
+    #: Seconds between two looks of an idle worker that waits for the broker, in case a ring was lost.
+    look_s: float = Field(2.0, gt=0)
     #: Times a job may take its worker down before it is given up.
     max_attempts: int = Field(3, ge=1)
     #: Seconds by which each step of priority goes ahead; more waiting than that outweighs the step.

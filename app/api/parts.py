@@ -7,6 +7,7 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from app.jobs.bell import Bell, bell_of
 from app.jobs.registry import Registry
 from app.jobs.results import JobFiles
 from app.jobs.store import Store
@@ -21,12 +22,13 @@ class Parts:
     store: Store
     files: JobFiles
     registry: Registry
+    bell: Bell
 
     @classmethod
     def open(cls, settings: Settings) -> Parts:
         """The parts on the data folder of `settings`."""
         store = Store.open(settings)
-        return cls(settings, store, JobFiles(settings.data_dir), Registry(store, settings))
+        return cls(settings, store, JobFiles(settings.data_dir), Registry(store, settings), bell_of(settings))
 
 
 async def _parts(request: Request) -> Parts:

@@ -149,7 +149,9 @@ def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job
         idempotency_key=key,
         fingerprint=upload.fingerprint,
     )
-    job, _ = parts.store.add(order)
+    job, new = parts.store.add(order)
+    if new:
+        parts.bell.ring(job.id)
     return job
 
 

@@ -5,19 +5,22 @@ The HTTP process never loads ONNX Runtime; what it knows about the networks stan
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
+from app.errors import BrokenModel, NotReady
 from app.jobs.database import writing
 from app.jobs.liveness import OwnerLocks
 from app.jobs.store import Store
 from app.jobs.tables import workers
 from app.settings import Settings
+
+T = TypeVar("T")
 
 #: Leases after which a silent worker counts as gone.
 _SILENT_LEASES = 3
@@ -62,6 +65,15 @@ class Registry:
         with writing(self._engine) as connection:
             connection.execute(sa.delete(workers).where(sa.or_(workers.c.id == worker, stale)))
             connection.execute(sa.insert(workers).values(row))
+
+    def prepared(self, worker: str, prepare: Callable[[], T]) -> T:
+        """What `prepare` gives, telling that `worker` starts; BrokenModel and NotReady are published and raised."""
+        self.say(worker, WorkerState.STARTING)
+        try:
+            return prepare()
+        except (BrokenModel, NotReady) as error:
+            self.say(worker, WorkerState.BROKEN, error.detail)
+            raise
 
     def beat(self, worker: str) -> None:
         """Say that `worker` lives."""

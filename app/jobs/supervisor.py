@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from app.jobs.logs import logger
 from app.jobs.worker import EXIT_BROKEN
@@ -16,6 +17,7 @@ from app.settings import Settings
 _log = logger("supervisor")
 _FIRST_PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 10.0
+_LOOK_EVERY_S = 0.1
 #: A worker that lived this long starts the next one without the pause that its predecessors earned.
 _HEALTHY_S = 30.0
 
@@ -66,9 +68,15 @@ class EmbeddedWorker:
         environment = {**os.environ, **self._settings.environment()}
         # A session of its own: Ctrl-C in a terminal reaches the service alone, which then stops the worker in order.
         child = subprocess.Popen([*self._command, str(os.getpid())], env=environment, start_new_session=True)
+        stopped_s = 0.0
         while child.poll() is None:
-            if self._stop.wait(0.1):
+            if self._stop.wait(_LOOK_EVERY_S):
                 return self._end(child)
+            stopped_s = stopped_s + _LOOK_EVERY_S if _is_stopped(child.pid) else 0.0
+            if stopped_s > self._settings.lease_s:
+                # Its lease has run out; and should it have been stopped in a transaction, nobody can write.
+                _log.error("worker stood still")
+                child.kill()
         return child.returncode
 
     def _end(self, child: subprocess.Popen[bytes]) -> int:
@@ -78,3 +86,12 @@ class EmbeddedWorker:
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether a signal, or somebody with a debugger, has stopped the process."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state in ("T", "t")

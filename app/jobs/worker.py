@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import secrets
@@ -14,15 +15,17 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from app.errors import BrokenModel, Canceled, HepasegError, InputError, NotReady, StorageFull
+from app.jobs.bell import Bell
 from app.jobs.job import INTERNAL_ERROR, Failure, Job, Notice, Status
 from app.jobs.lease import HandedBack, Lease, Progress
 from app.jobs.liveness import OwnerLocks
@@ -40,6 +43,8 @@ EXIT_BROKEN = 78
 
 _log = logger("worker")
 _HOUSEKEEPING_S = 600.0
+_FINISH_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
+_OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "cudaerrormemoryallocation")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -56,6 +61,9 @@ class Work:
 #: Does the work, telling how far it is; gives what a reader of the result should know.
 Run = Callable[[Work, Progress], Sequence[Notice]]
 
+#: Loads what runs jobs; gives it with the cards of its networks. Raises BrokenModel, or NotReady.
+Prepare = Callable[[], tuple[Run, dict[str, object]]]
+
 
 class Worker:
     """Runs jobs one after the other until `stop` is set; `id` is the owner that its claims name."""
@@ -68,6 +76,7 @@ class Worker:
         *,
         stop: threading.Event | None = None,
         worker_id: str | None = None,
+        bell: Bell | None = None,
     ) -> None:
         self.id = worker_id or new_worker_id()
         self.stop = stop or threading.Event()
@@ -77,33 +86,53 @@ class Worker:
         self._files = JobFiles(settings.data_dir)
         self._locks = OwnerLocks.of(settings)
         self._registry = Registry(store, settings)
+        self._bell = bell
         self._lease: Lease | None = None
+        self._next_look = 0.0
         self._next_housekeeping = 0.0
 
     def loop(self) -> None:
         """Claim and run until told to stop."""
+        with self.beating():
+            while not self.stop.is_set():
+                if not self._tick():
+                    self.stop.wait(self._settings.poll_s)
+
+    def drain(self) -> None:
+        """Claim and run until nothing waits, or told to stop."""
+        while not self.stop.is_set() and self._tick():
+            pass
+
+    @contextlib.contextmanager
+    def beating(self) -> Iterator[None]:
+        """Show that this worker lives, and keep its lease; the end tells it to stop."""
         beats = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
         beats.start()
         _log.info("worker started", worker=self.id)
         try:
-            while not self.stop.is_set():
-                if not self._tick():
-                    self.stop.wait(self._settings.poll_s)
+            yield
         finally:
             self.stop.set()
             beats.join()
             _log.info("worker stopped", worker=self.id)
 
     def run_once(self) -> bool:
-        """Take back what dead workers held, then claim and run one job; False if there was none."""
+        """Take back what dead workers held, then claim the most urgent job and run it; False if there was none."""
+        self._reap()
+        job = self._store.claim(self.id)
+        if job is None:
+            return False
+        self.run_job(job)
+        return True
+
+    def run_job(self, job: Job) -> None:
+        """Run a job that this worker has claimed, to whatever end; the one way in which jobs are run."""
+        with structlog.contextvars.bound_contextvars(job=job.id, attempt=job.attempt):
+            self._work(job)
+
+    def _reap(self) -> None:
         for job in self._store.reap(self._locks.dead(self._store.owners())):
             _log.warning("job taken back", job=job.id, status=job.status, lost_attempts=job.lost_attempts)
-        job_or_none = self._store.claim(self.id)
-        if job_or_none is None:
-            return False
-        with structlog.contextvars.bound_contextvars(job=job_or_none.id, attempt=job_or_none.attempt):
-            self._work(job_or_none)
-        return True
 
     def _tick(self) -> bool:
         try:
@@ -128,11 +157,21 @@ class Worker:
             return
         finally:
             self._lease = None
-        kept = self._store.finish(claim, outcome)
+        kept = self._finish(claim, outcome)
         self._clear_up(claim)
         status = outcome.status if kept else "lost"
         code = outcome.error.code if outcome.error else None
         _log.info("attempt ended", status=status, code=code, seconds=round(time.monotonic() - started, 3))
+
+    def _finish(self, claim: Claim, outcome: Outcome) -> bool:
+        """Tell the store; a database that is away for a moment shall not cost a whole attempt."""
+        for pause_s in _FINISH_PAUSES_S:
+            try:
+                return self._store.finish(claim, outcome)
+            except OperationalError:
+                _log.warning("end of the attempt not written", exc_info=True)
+                time.sleep(pause_s)
+        return self._store.finish(claim, outcome)
 
     def _clear_up(self, claim: Claim) -> None:
         """Remove what the attempt wrote, unless it is what was published."""
@@ -148,6 +187,8 @@ class Worker:
         except (MemoryError, NotReady):
             raise
         except Exception as error:
+            if _is_out_of_memory(error):
+                raise MemoryError from error
             return _ended_by(error)
 
     def _succeed(self, job: Job, lease: Lease) -> Outcome:
@@ -166,10 +207,22 @@ class Worker:
                 lease.renew()
             try:
                 self._registry.beat(self.id)
+                self._look()
             except Exception:
                 _log.warning("heartbeat not written", exc_info=True)
             if self.stop.is_set():
                 time.sleep(pause)
+
+    def _look(self) -> None:
+        """A worker that waits for rings looks by itself now and then: rings get lost, and workers die."""
+        if self._bell is None or self._lease is not None or self.stop.is_set():
+            return
+        if time.monotonic() >= self._next_look:
+            self._next_look = time.monotonic() + self._settings.look_s
+            self._reap()
+            waiting = self._store.first_in_line()
+            if waiting is not None:
+                self._bell.ring(waiting)
 
     def _keep_house(self) -> None:
         if time.monotonic() < self._next_housekeeping:
@@ -203,18 +256,29 @@ def _ended_by(error: Exception) -> Outcome:
     return Outcome(Status.FAILED, INTERNAL_ERROR)
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether ONNX Runtime ran out of memory; it has no class of its own for that."""
+    ours = type(error).__module__.startswith("onnxruntime")
+    return ours and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
+
+
 def new_worker_id() -> str:
     """A name that no worker had before."""
     return f"worker-{secrets.token_hex(6)}"
 
 
-def work(settings: Settings, prepare: Callable[[], tuple[Run, dict[str, object]]]) -> None:
+def work(settings: Settings, prepare: Prepare) -> None:
     """Be a worker until SIGTERM or SIGINT, which hand the running job back.
 
-    `prepare` gives what runs a job and the cards of its networks; it may raise BrokenModel or NotReady, which
-    is published and raised again.
+    With a broker it waits to be rung, without one it looks into the queue by itself. What `prepare` raises is
+    published and raised again.
     """
     configure_logs(settings.log_level)
+    if settings.broker_url:
+        from app.jobs.engine import work_on_rings
+
+        work_on_rings(settings, prepare)
+        return
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -222,12 +286,7 @@ def work(settings: Settings, prepare: Callable[[], tuple[Run, dict[str, object]]
     registry = Registry(store, settings)
     name = new_worker_id()
     with OwnerLocks.of(settings).holding(name):
-        registry.say(name, WorkerState.STARTING)
-        try:
-            run, cards = prepare()
-        except (BrokenModel, NotReady) as error:
-            registry.say(name, WorkerState.BROKEN, error.detail)
-            raise
+        run, cards = registry.prepared(name, prepare)
         registry.say(name, WorkerState.READY, models=cards)
         Worker(store, settings, run, stop=stop, worker_id=name).loop()
         registry.leave(name)

@@ -134,3 +134,16 @@ def test_a_worker_killed_at_random_moments_loses_no_job_of_many(yard: Yard):
     yard.start("slow_worker.py", pause_s=0)
     for name in names:
         yard.assert_published_whole(yard.ended(name))
+
+
+def test_a_worker_that_stands_still_is_replaced_so_that_it_can_hold_nobody_up(impatient: Yard):
+    yard = impatient
+    yard.start("slow_serve.py", pause_s=0.1)
+    until(lambda: yard.is_live() or None)
+    name = yard.send()
+    sleeper = until(lambda: yard.seen("lesion", 1)).pid
+    os.kill(sleeper, signal.SIGSTOP)
+    job = yard.ended(name)
+    assert not lives(sleeper)
+    assert job.attempt == 2
+    yard.assert_published_whole(job)

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from app.errors import Canceled, NoLiver, NotReady
 from app.jobs.job import Job, Notice, Status
 from app.jobs.liveness import OwnerLocks
 from app.jobs.results import JobFiles
-from app.jobs.store import Order, Store
+from app.jobs.store import Claim, Order, Outcome, Store
 from app.jobs.worker import Work, Worker
 from app.settings import Settings
 
@@ -119,7 +120,41 @@ def test_a_full_disk_fails_the_job_with_the_reason(bench: Bench, number: int):
     assert bench.left() == ["scan"]
 
 
-@pytest.mark.parametrize("error", [MemoryError(), NotReady("The GPU is gone.")])
+class OnnxRuntimeError(Exception):
+    """As ONNX Runtime raises it: a class per status code, none of them for memory."""
+
+    __module__ = "onnxruntime.capi.onnxruntime_pybind11_state"
+
+
+OUT_OF_MEMORY = OnnxRuntimeError(
+    "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. Status "
+    "Message: bfc_arena.cc:376 AllocateRawInternal Failed to allocate memory for requested buffer of size 4294967296"
+)
+
+
+def test_another_failure_of_the_network_is_not_taken_for_a_lack_of_memory(bench: Bench):
+    def work(work: Work, tell: Callable) -> list[Notice]:
+        raise OnnxRuntimeError("[ONNXRuntimeError] : 2 : INVALID_ARGUMENT : Got invalid dimensions for input")
+
+    assert bench.run(work).error.code == "internal_error"
+
+
+def test_the_end_of_an_attempt_is_told_again_when_the_database_was_away(bench: Bench):
+    told = []
+
+    class Away(Store):
+        def finish(self, claim: Claim, outcome: Outcome) -> bool:
+            told.append(outcome.status)
+            if len(told) < 3:
+                raise OperationalError("finish", {}, OSError("connection refused"))
+            return super().finish(claim, outcome)
+
+    Worker(Away(bench.store.engine, bench.settings), bench.settings, copy).run_once()
+    assert bench.store.get("a").status is Status.SUCCEEDED
+    assert told == [Status.SUCCEEDED] * 3
+
+
+@pytest.mark.parametrize("error", [MemoryError(), OUT_OF_MEMORY, NotReady("The GPU is gone.")])
 def test_what_another_try_may_mend_is_tried_again_and_then_given_up(bench: Bench, error: Exception):
     def work(work: Work, tell: Callable) -> list[Notice]:
         raise error
