@@ -45,6 +45,15 @@ def worker() -> None:
         run_worker(_settings())
 
 
+@main.command("dicom-node")
+def dicom_node() -> None:
+    """Take CT series by DICOM C-STORE until stopped, and have the service's workers segment them."""
+    from app.dicom.node import main as run_node
+
+    with _errors_as_messages():
+        run_node(_settings())
+
+
 @main.command()
 @click.argument("inputs", nargs=-1, required=True, type=EXISTING)
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
