@@ -1,191 +1,266 @@
 """A Gaussian over position and Hounsfield units, summed over all pairs of voxels, in time linear in the voxels.
 
-For one grey value a voxel a grid of four axes (tone, z, y, x) is small and regular, and needs no hash:
+For one grey value a voxel a grid of four axes (z, tone, y, x) is small and regular, and needs no hash:
 
-- a voxel adds to the nearest block of about half a sigma and, linearly, to the two tones it lies between;
-- a Gaussian is the product of two narrower ones summed over nodes 0.8 sigma apart, so along each axis a blur is
-  one matrix down to these nodes and its transpose up again;
+- a voxel adds to the nearest block of part of a sigma and, linearly, to the two tones it lies between;
+- a blur is one matrix per axis; across slices, where blocks lie closer, it is two, down to fewer nodes and up again
+  (a Gaussian is the product of two narrower ones summed over nodes 0.8 sigma apart), and the others come between;
 - a voxel reads the grid linearly between tones and between blocks in its slice, which makes up for the coarse
-  adding; across slices, mostly thicker than a block of a quarter sigma, both use the nearest block;
+  adding; across slices, mostly thicker than such a block, both use the nearest block;
 - the variance that adding and reading bring in is taken off the Gaussians.
+
+A Gaussian over position alone is the same with one tone.
+
+Blocks do not reach across the ends of the parts that a volume is read in (`Grid.slices` is a multiple of them), so
+each part has a small grid of its own, which stays in the cache; the parts' grids one after the other are the grid.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
-from training.onnx_graph import Value
+from training.onnx_graph import Graph, Value
 
-#: Of the spatial sigma, the size of a block in a slice: 0.4 is no more exact and 0.7 begins to be less so.
-BLOCK_SIGMAS = 0.5
-#: The same across slices, where there is no interpolation. Reading then takes 8 nodes a voxel instead of 16.
-BLOCK_SIGMAS_ACROSS = 0.25
-#: Of the intensity sigma, how far two tones lie apart: what is left of the error is theirs; 0.5 halves it.
-TONE_SIGMAS = 0.75
-#: Of sigma, how far the nodes of a blur lie apart: summed over these a Gaussian is one to 0.1 %.
+#: Of sigma, how far the nodes of a blur across slices lie apart: summed over these a Gaussian is one to 0.1 %.
 NODE_SIGMAS = 0.8
-#: What a Gaussian is cut off at.
-NEGLIGIBLE = 1e-5
-#: Nodes beyond either end of an axis.
+#: Nodes beyond either end.
 NODES_BEYOND = 2
+#: What a Gaussian is cut off at; products of tails are denormal, a hundred times slower.
+NEGLIGIBLE = 1e-5
 
 
 @dataclass(frozen=True)
-class _Axis:
-    """One spatial axis in blocks of voxels, with one empty block beyond either end.
+class Fineness:
+    """Of sigma, the size of a block in a slice, that across slices, and how far two tones lie apart."""
 
-    block, lower, share: of each voxel, the block it is in, and the lower of the two whose centres it lies between
-    with the share of the upper one. blocks, nodes: how many. down: nodes x blocks.
-    """
-
-    voxels: Value
-    block: Value
-    lower: Value
-    share: Value
-    blocks: Value
-    nodes: Value
-    down: Value
+    block: float
+    across: float
+    tone: float
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """exp(-|Δmm|² / 2 mm² - ΔHU² / 2 hu²), with HU clipped to a range."""
+    """exp(-|Δmm|² / 2 mm² - ΔHU² / 2 hu²), with HU clipped to a range; without hu a Gaussian over mm alone."""
 
     mm: float
-    hu: float
-    hu_range: tuple[float, float]
+    hu: float = 0.0
+    hu_range: tuple[float, float] = (0.0, 0.0)
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One spatial axis in blocks of `size` voxels; those read linearly have an empty block beyond either end.
+
+    block, lower, share: of each voxel, the block it is in, and the lower of the two whose centres it lies between
+    with the share of the upper one. blocks: how many. voxels_in: each block. variance: of the Gaussian, in mm²,
+    less what adding and reading bring in. at_mm: the blocks, step_mm apart.
+    """
+
+    size: Value
+    block: Value
+    lower: Value
+    share: Value
+    blocks: Value
+    voxels_in: Value
+    variance: Value
+    step_mm: Value
+    at_mm: Value
+
+    def kernel(self) -> Value:
+        """blocks x blocks."""
+        return _between(self.at_mm, self.at_mm, 0.5 / self.variance)
+
+    def normalised(self) -> Value:
+        """D^-1/2 K D^-1/2 with D = K·1: 1 for every voxel."""
+        graph, kernel = self.blocks.graph, self.kernel()
+        mass = kernel @ self.voxels_in.reshape(-1, 1)
+        # the empty block beyond the end of a coarse axis is out of reach of everything
+        root = graph.add("Sqrt", graph.add("Max", mass, NEGLIGIBLE))
+        return kernel / root / root.transposed
+
+    def down_and_up(self) -> tuple[Value, Value]:
+        """nodes x blocks, and blocks x nodes: one after the other they are the kernel.
+
+        Where blocks lie as far apart as nodes would, these are the blocks.
+        """
+        graph = self.blocks.graph
+        node_mm = graph.add("Sqrt", self.variance) * NODE_SIGMAS
+        coarse = graph.add("GreaterOrEqual", self.step_mm, node_mm)
+        between_mm = graph.add("Where", coarse, self.step_mm, node_mm)
+        beyond = graph.add("Where", coarse, 0, NODES_BEYOND)
+        last = graph.add("Ceil", (self.blocks.to(np.float32) - 1.0) * self.step_mm / node_mm).to(np.int64)
+        nodes = graph.add("Where", coarse, self.blocks, last + 1 + beyond * 2)
+        nodes_mm = (graph.counting(nodes) - beyond).to(np.float32) * between_mm
+        whole, half = 1e6 / self.variance, 1.0 / self.variance
+        down = _between(nodes_mm, self.at_mm, graph.add("Where", coarse, whole, half))
+        return down, _between(self.at_mm, nodes_mm, graph.add("Where", coarse, half * 0.5, half))
+
+
+@dataclass(frozen=True)
+class Tones:
+    """Of voxels: the lower of the two tones they lie between, as an offset in the grid, and the upper one's share."""
+
+    offset: Value
+    share: Value
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where voxels read the grid: the lowest of 8 nodes around each, and the share of the upper ones (tone, y, x)."""
+    """Where voxels read the grid: the lowest of the nodes around each, and the upper ones' shares along some axes."""
 
     lowest: Value
-    shares: tuple[Value, Value, Value]
+    shares: tuple[tuple[Value, Value], ...]
 
 
-class BilateralGrid:
-    """The grid over the voxels of `hounsfield` (k, j, i): built once, filtered once an iteration."""
+class Grid:
+    """The grid over `voxels` (k, j, i): how to get in, across and out."""
 
-    def __init__(self, hounsfield: Value, spacing_mm: Value, kernel: Kernel) -> None:
-        self.graph = graph = hounsfield.graph
-        voxels = graph.add("Shape", hounsfield)
-        self.axes = [
-            _axis(voxels.at(n), spacing_mm.at(n), kernel.mm, reads_linearly=n > 0) for n in range(3)
-        ]
-        low, high = kernel.hu_range
-        step = kernel.hu * TONE_SIGMAS
-        self.tones = int(np.ceil((high - low) / step)) + 1
-        self.blur_of_tones = _blur_of_tones(self.tones)
-
+    def __init__(self, voxels: Sequence[Value], spacing_mm: Value, kernel: Kernel, fineness: Fineness) -> None:
+        self.graph = voxels[0].graph
+        self.kernel = kernel
+        blocks = (fineness.across, fineness.block, fineness.block)
+        self.axes = [_axis(voxels[n], spacing_mm.at(n), (kernel.mm, blocks[n]), reads_linearly=n > 0) for n in range(3)]
         z, y, x = self.axes
-        self.volume = z.blocks * y.blocks * x.blocks
-        tone = (graph.add("Clip", hounsfield.to(np.float32), low, high) - low) / step
-        lower = graph.add("Min", graph.add("Floor", tone), float(self.tones - 2))
-        self.tone_share = (tone - lower).flat()
-        self.lower_tone = (lower.to(np.int32) * self.volume.to(np.int32)).flat()
-        block = self._index(z.block.reshape(-1, 1, 1), y.block.reshape(-1, 1), x.block)
-        self.node = block.flat() + self.lower_tone
+        self.tones, self._per_hu, self._blur_of_tones = 1, 0.0, np.ones((1, 1), np.float32)
+        if kernel.hu:
+            self._per_hu = 1 / (kernel.hu * fineness.tone)
+            # a top tone that nobody reaches: the one below always has an upper neighbour
+            span = (kernel.hu_range[1] - kernel.hu_range[0]) * self._per_hu
+            self.tones = int(span + 1e-3) + 2
+            self._blur_of_tones = _blur_of_tones(self.tones, fineness.tone)
+        self._kernels: tuple[Value, Value, Value, Value | None]
+        if kernel.hu:
+            down, up = z.down_and_up()
+            self._kernels = (down, y.kernel(), x.kernel(), up)
+        else:
+            # without tones the normalisation falls apart into the axes
+            self._kernels = (z.normalised(), y.normalised(), x.normalised(), None)
+        self._plane = (y.blocks * x.blocks).to(np.int32)
+        self._row = x.blocks.to(np.int32)
+        self._layer = self._plane * np.int32(self.tones)
+        self._cell = y.block.reshape(-1, 1) * self._row + x.block
+        self._corner = y.lower * self._row
 
-    def _index(self, z: Value, y: Value, x: Value) -> Value:
-        rows, columns = (self.axes[n].blocks.to(np.int32) for n in (1, 2))
-        return (z * rows + y) * columns + x
+    def tones_of(self, hounsfield: Value) -> Tones:
+        """What lies in which tones."""
+        low, high = self.kernel.hu_range
+        tone = self.graph.add("Clip", hounsfield.to(np.float32), low, high) * self._per_hu - low * self._per_hu
+        lower = tone.to(np.int32)
+        return Tones(lower * self._plane, tone - lower.to(np.float32))
 
-    def place(self, active: Value) -> Place:
-        """Where the listed voxels (flat indices) read."""
-        _, y, x = self.axes
-        plane = y.voxels * x.voxels
-        k, rest = active / plane, self.graph.add("Mod", active, plane)
-        where = (k, rest / x.voxels, self.graph.add("Mod", rest, x.voxels))
-        z_block = self.axes[0].block.at(where[0])
-        lowest = self._index(z_block, y.lower.at(where[1]), x.lower.at(where[2])) + self.lower_tone.at(active)
-        return Place(lowest, (self.tone_share.at(active), y.share.at(where[1]), x.share.at(where[2])))
+    def cells(self, first: Value, last: Value) -> Value:
+        """The blocks of the slices from first to last (exclusive), counted from the first of these: k, j, i."""
+        layer = self._layers(first, last)
+        return layer.reshape(-1, 1, 1) + self._cell
 
-    def empty(self) -> Value:
-        """All zeros: tones · blocks, flat."""
+    def node_of(self, where: Sequence[Value]) -> Value:
+        """The blocks of voxels at k, j and i, in the grid of the whole volume."""
+        z, y, x = self.axes
+        layer, row = z.block * self._layer, y.block * self._row
+        return layer.each(where[0]) + row.each(where[1]) + x.block.each(where[2])
+
+    def _layers(self, first: Value, last: Value) -> Value:
+        block = self.graph.slice(self.axes[0].block, first, last)
+        return (block - (first / self.axes[0].size.to(np.int64)).to(np.int32)) * self._layer
+
+    def nodes_in(self, slices: Value) -> Value:
+        """How many nodes so many slices have, the last block perhaps not full."""
+        size = self.axes[0].size.to(np.int64)
+        return (slices + size - 1) / size * self._layer.to(np.int64)
+
+    def empty(self, nodes: Value) -> Value:
+        """All zeros."""
         zero = onnx.helper.make_tensor("zero", onnx.TensorProto.FLOAT, [1], [0.0])
-        return self.graph.add("ConstantOfShape", self.graph.shape(self.volume * self.tones), value=zero)
+        return self.graph.add("ConstantOfShape", self.graph.shape(nodes), value=zero)
 
-    def splat(self, amounts: Value) -> Value:
-        """A grid with the amounts of all voxels."""
-        return self.add(self.empty(), amounts, self.node, self.tone_share)
+    def splat(self, grid: Value, node: Value, lower_part: Value, upper_part: Value) -> Value:
+        """The grid with amounts added at the nearest block, in two tones."""
+        grid = self.graph.add("ScatterElements", grid, node, lower_part, axis=0, reduction="add")
+        return self.graph.add("ScatterElements", grid, node + self._plane, upper_part, axis=0, reduction="add")
 
-    def add(self, grid: Value, amounts: Value, node: Value, tone_share: Value) -> Value:
-        """The grid with amounts added at the nearest block, shared by two tones."""
-        upper_part = amounts * tone_share
-        upper = node + self.volume.to(np.int32)
-        grid = self.graph.add("ScatterElements", grid, node, amounts - upper_part, axis=0, reduction="add")
-        return self.graph.add("ScatterElements", grid, upper, upper_part, axis=0, reduction="add")
+    def nearest(self, grid: Value, node: Value, tone_share: Value) -> Value:
+        """What the grid holds at voxels, without interpolation between blocks."""
+        below, above = grid.each(node), grid.each(node + self._plane)
+        return below + (above - below) * tone_share
 
-    def nearest(self, grid: Value) -> Value:
-        """What the grid holds at all voxels, without interpolation between blocks."""
-        below, above = grid.at(self.node), grid.at(self.node + self.volume.to(np.int32))
-        return below + (above - below) * self.tone_share
+    def place(self, where: Sequence[Value], tones: Tones | None) -> Place:
+        """Where voxels read: `where` holds their k, j and i."""
+        z, y, x = self.axes
+        one = self.graph.add("Cast", np.array(1), to=onnx.TensorProto.INT32)
+        lowest = (z.block * self._layer).each(where[0]) + self._corner.each(where[1]) + x.lower.each(where[2])
+        shares = ((self._row, y.share.each(where[1])), (one, x.share.each(where[2])))
+        if tones is None:
+            return Place(lowest, shares)
+        return Place(lowest + tones.offset, ((self._plane, tones.share), *shares))
 
     def slice(self, grid: Value, place: Place) -> Value:
-        """What the grid holds at voxels, linear between tones, rows and columns."""
-        x = self.axes[2]
-        one = self.graph.add("Cast", np.array(1), to=onnx.TensorProto.INT32)
-        strides = [self.volume.to(np.int32), x.blocks.to(np.int32), one]
+        """What the grid holds at voxels, linear between rows and columns, and tones if there are any."""
 
         def between(node: Value, axis: int) -> Value:
-            if axis == 3:
-                return grid.at(node)
+            if axis == len(place.shares):
+                return grid.each(node)
+            stride, share = place.shares[axis]
             below = between(node, axis + 1)
-            return below + (between(node + strides[axis], axis + 1) - below) * place.shares[axis]
+            return below + (between(node + stride, axis + 1) - below) * share
 
         return between(place.lowest, 0)
 
     def blur(self, grid: Value) -> Value:
-        """The grid after a Gaussian along all four axes, flat again."""
+        """The grid after a Gaussian along all axes, flat again; without tones D^-1/2 K D^-1/2 with D = K·1."""
         z, y, x = self.axes
-        tones = self.tones
-        blurred = grid.reshape(tones, z.blocks, y.blocks, x.blocks)
-        blurred = y.down @ (blurred @ x.down.transposed)
-        blurred = z.down @ blurred.reshape(tones, z.blocks, -1)
-        blurred = self.graph.add("MatMul", self.blur_of_tones, blurred.reshape(tones, -1))
-        blurred = z.down.transposed @ blurred.reshape(tones, z.nodes, -1)
-        blurred = y.down.transposed @ blurred.reshape(tones, z.blocks, y.nodes, x.nodes)
-        return (blurred @ x.down).flat()
+        down, rows, columns, up = self._kernels
+        blurred = down @ grid.reshape(z.blocks, -1)
+        blurred = rows @ (blurred.reshape(-1, x.blocks) @ columns).reshape(-1, y.blocks, x.blocks)
+        if self.tones > 1:
+            blurred = blurred.reshape(-1, self.tones, self._plane.to(np.int64))
+            blurred = self.graph.add("MatMul", self._blur_of_tones, blurred)
+        blurred = blurred.reshape(-1, self._layer.to(np.int64))
+        return (blurred if up is None else up @ blurred).flat()
+
+    def voxels_in(self) -> Value:
+        """How many voxels each block has, flat; for a grid without tones."""
+        z, y, x = (axis.voxels_in for axis in self.axes)
+        return (z.reshape(-1, 1, 1) * y.reshape(-1, 1) * x).flat()
 
 
-def _axis(voxels: Value, spacing_mm: Value, sigma_mm: float, *, reads_linearly: bool) -> _Axis:
+def _axis(voxels: Value, spacing_mm: Value, sigmas: tuple[float, float], *, reads_linearly: bool) -> _Axis:
+    """sigmas: sigma in mm, and the block as a part of it."""
     graph = voxels.graph
-    block_mm = sigma_mm * (BLOCK_SIGMAS if reads_linearly else BLOCK_SIGMAS_ACROSS)
-    size = graph.add("Max", graph.add("Round", block_mm / spacing_mm), 1.0)
+    sigma_mm, part = sigmas
+    beyond = 1 if reads_linearly else 0
+    size = graph.add("Max", graph.add("Round", sigma_mm * part / spacing_mm), 1.0)
     index = graph.counting(voxels).to(np.float32)
-    block = graph.add("Floor", index / size) + 1.0
+    block = graph.add("Floor", index / size) + float(beyond)
     # block n has its centre at n + 0.5 in blocks
-    at = (index + 0.5) / size + 0.5
+    at = (index + 0.5) / size + (beyond - 0.5)
     lower = graph.add("Floor", at)
-    blocks = graph.add("Ceil", voxels.to(np.float32) / size).to(np.int64) + 2
+    blocks = graph.add("Ceil", voxels.to(np.float32) / size).to(np.int64) + 2 * beyond
     # adding to a box of b voxels has the variance (b² - 1) / 12, reading from one too; reading linearly about b² / 6
     share = 1 / 12 + (1 / 6 if reads_linearly else 1 / 12)
-    added = (size * size - 1.0) * (spacing_mm * spacing_mm) * share
-    variance = sigma_mm**2 - added
-    step = graph.add("Sqrt", variance) * NODE_SIGMAS
-    at_mm = graph.counting(blocks).to(np.float32) * (size * spacing_mm)
-    last_mm = (blocks.to(np.float32) - 1.0) * (size * spacing_mm)
-    nodes = graph.add("Ceil", last_mm / step).to(np.int64) + (1 + 2 * NODES_BEYOND)
-    nodes_mm = (graph.counting(nodes).to(np.float32) - float(NODES_BEYOND)) * step
-    distance = nodes_mm.reshape(-1, 1) - at_mm.reshape(1, -1)
-    # two of these one after the other have the full variance
-    down = gaussian(distance * distance / variance)
-    return _Axis(voxels, block.to(np.int32), lower.to(np.int32), at - lower, blocks, nodes, down)
+    step = size * spacing_mm
+    variance = sigma_mm**2 - (size * size - 1.0) * (spacing_mm * spacing_mm) * share
+    at_mm = graph.counting(blocks).to(np.float32) * step
+    first = (graph.counting(blocks).to(np.float32) - float(beyond)) * size
+    end = graph.add("Min", first + size, voxels.to(np.float32))
+    voxels_in = graph.add("Max", end - graph.add("Max", first, 0.0), 0.0)
+    return _Axis(size, block.to(np.int32), lower.to(np.int32), at - lower, blocks, voxels_in, variance, step, at_mm)
 
 
-def _blur_of_tones(tones: int) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def _blur_of_tones(tones: int, step: float) -> npt.NDArray[np.float32]:
     """Gaussian over tones; the linear weights of adding and of reading have 1/6 of a step squared each."""
     distance = np.subtract.outer(np.arange(tones), np.arange(tones))
-    variance = TONE_SIGMAS**-2 - 2 / 6
-    kernel = np.exp(-(distance**2) / (2 * variance))
+    kernel = np.exp(-(distance**2) / (2 * (step**-2 - 2 / 6)))
     return np.where(kernel < NEGLIGIBLE, 0, kernel).astype(np.float32)
 
 
-def gaussian(exponent: Value) -> Value:
-    """exp(-exponent), and 0 where that is negligible: products of tails are denormal, a hundred times slower."""
-    kernel = exponent.graph.add("Exp", 0.0 - exponent)
-    return exponent.graph.add("Where", exponent.graph.add("Less", kernel, NEGLIGIBLE), 0.0, kernel)
+def _between(to_mm: Value, from_mm: Value, rate: Value) -> Value:
+    """exp(-rate · Δmm²), a matrix."""
+    graph: Graph = to_mm.graph
+    distance = to_mm.reshape(-1, 1) - from_mm.reshape(1, -1)
+    kernel = graph.add("Exp", 0.0 - distance * distance * rate)
+    return graph.add("Where", graph.add("Less", kernel, NEGLIGIBLE), 0.0, kernel)

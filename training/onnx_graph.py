@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,34 +18,36 @@ from onnx import helper, numpy_helper
 OPSET = 18
 IR_VERSION = 10
 
+#: What a node takes: an edge, or a constant. A bare number is float32 or int64 after its own type.
+Operand: TypeAlias = "Value | float | np.generic | npt.NDArray[Any]"
 
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """An edge of the graph; arithmetic adds nodes. A number beside it takes float32 or int64 after its own type."""
+    """An edge of the graph; arithmetic adds nodes."""
 
     graph: Graph
     name: str
 
-    def __add__(self, other: Value | float) -> Value:
+    def __add__(self, other: Operand) -> Value:
         return self.graph.add("Add", self, other)
 
-    def __sub__(self, other: Value | float) -> Value:
+    def __sub__(self, other: Operand) -> Value:
         return self.graph.add("Sub", self, other)
 
-    def __rsub__(self, other: Value | float) -> Value:
+    def __rsub__(self, other: Operand) -> Value:
         return self.graph.add("Sub", other, self)
 
-    def __mul__(self, other: Value | float) -> Value:
+    def __mul__(self, other: Operand) -> Value:
         return self.graph.add("Mul", self, other)
 
-    def __truediv__(self, other: Value | float) -> Value:
+    def __truediv__(self, other: Operand) -> Value:
         return self.graph.add("Div", self, other)
 
     def __matmul__(self, other: Value) -> Value:
         return self.graph.add("MatMul", self, other)
 
-    def __rtruediv__(self, other: Value | float) -> Value:
+    def __rtruediv__(self, other: Operand) -> Value:
         return self.graph.add("Div", other, self)
 
     def to(self, dtype: type[np.generic]) -> Value:
@@ -63,6 +65,10 @@ class Value:
     def at(self, index: Value | int, axis: int = 0) -> Value:
         """Gather along an axis."""
         return self.graph.add("Gather", self, index, axis=axis)
+
+    def each(self, index: Value) -> Value:
+        """Of a flat array, the numbers at these places: what `at` gives, several times faster on a CPU."""
+        return self.graph.add("GatherElements", self, index, axis=0)
 
     @property
     def transposed(self) -> Value:
@@ -89,7 +95,7 @@ class Graph:
         self._outputs.append(_described(name, dtype, shape))
         self._nodes.append(helper.make_node("Identity", [value.name], [name]))
 
-    def add(self, operator: str, *operands: Value | float | npt.NDArray[Any], **attributes: Any) -> Value:  # noqa: ANN401 - whatever ONNX defines for the operator
+    def add(self, operator: str, *operands: Operand, **attributes: Any) -> Value:  # noqa: ANN401 - whatever ONNX defines for the operator
         """One node; its only output."""
         name = f"{operator.lower()}_{len(self._nodes)}"
         inputs = [self._name_of(operand) for operand in operands]
@@ -99,8 +105,7 @@ class Graph:
     def shape(self, *sizes: Value | int) -> Value:
         """int64 vector of scalars."""
         parts = [
-            self.add("Reshape", size, np.array([1])) if isinstance(size, Value) else np.array([size])
-            for size in sizes
+            self.add("Reshape", size, np.array([1])) if isinstance(size, Value) else np.array([size]) for size in sizes
         ]
         return self.add("Concat", *parts, axis=0)
 
@@ -108,11 +113,13 @@ class Graph:
         """0, 1, … count - 1 as int64."""
         return self.add("Range", 0, count, 1)
 
+    def slice(self, value: Value, first: Value | int, last: Value | int) -> Value:
+        """From first to last (exclusive) along the first axis; beyond the end there is nothing."""
+        return self.add("Slice", value, self.shape(first), self.shape(last), np.array([0]))
+
     def model(self, metadata: Mapping[str, str]) -> onnx.ModelProto:
         """The finished, checked model with its card."""
-        graph = helper.make_graph(
-            self._nodes, "hepaseg", self._inputs, self._outputs, list(self._constants.values())
-        )
+        graph = helper.make_graph(self._nodes, "hepaseg", self._inputs, self._outputs, list(self._constants.values()))
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -123,7 +130,7 @@ class Graph:
         onnx.checker.check_model(model, full_check=True)
         return model
 
-    def _name_of(self, operand: Value | float | npt.NDArray[Any]) -> str:
+    def _name_of(self, operand: Operand) -> str:
         if isinstance(operand, Value):
             return operand.name
         array = np.asarray(operand)

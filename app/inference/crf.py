@@ -1,16 +1,57 @@
-"""refine(...): a dense CRF makes a probability follow the grey values, on whichever backend was asked for."""
+"""refine(...): a dense CRF makes a probability follow the grey values, on whichever backend was asked for.
+
+A volume that would take more memory than a ceiling is refined in slabs along k, each with slices on both sides that
+are read and not kept. Slabs begin where the graph's blocks begin, so that they see the grid that the whole would have.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
 
 from app.errors import NotReady
 from app.inference.network import CrfParameters, Hounsfield, Network, Probability
 
+SpacingArray = npt.NDArray[np.float32]
 #: Probabilities nearer to 0 or 1 than this are taken for this: a network's certainty of 1 is not infinite.
 PROBABILITY_FLOOR = 1e-4
+#: What one run of the graph may take beside its inputs; a liver of 400x300x200 voxels needs about 1.7e9.
+MEMORY_CEILING = 3 * 10**9
+#: Measured: bytes of each voxel, of each that is not settled, and of each node of the grids.
+BYTES_OF_VOXEL, BYTES_OF_UNSETTLED, BYTES_OF_NODE = 14, 250, 24
+#: How far beyond a slab the graph looks. A voxel moves its neighbours' neighbours, but less each time.
+OVERLAP_SIGMAS = 6.0
+
+
+class _Fineness(BaseModel):
+    """Of sigma, the blocks of the grids in a slice and across, and the distance of tones."""
+
+    model_config = ConfigDict(frozen=True)
+
+    block: float = 0.5
+    across: float = 0.25
+    tone: float = 0.5
+
+
+class _GridParameters(CrfParameters):
+    """What the card of our graph says beyond the kernels; for another's graph, a guess on the safe side."""
+
+    hu_range: tuple[float, float] = (-1000.0, 1000.0)
+    fineness: _Fineness = _Fineness()
+    settled_logit: float = math.inf
+
+
+@dataclass(frozen=True)
+class _Slab:
+    """Slices that are read, and those of them that are kept."""
+
+    read: slice
+    kept: slice
 
 
 def refine(
@@ -18,11 +59,13 @@ def refine(
     hounsfield_kji: Hounsfield,
     spacing_mm_kji: Sequence[float],
     network: Network,
+    memory_ceiling: float = MEMORY_CEILING,
 ) -> Probability:
     """The probability (K, J, I) after mean-field inference in a fully connected CRF over position and HU.
 
     network: of the task "crf"; its card holds the kernels. What runs them is `network.runtime.crf_backend`:
     "onnx" the graph, "pydensecrf" that package with the same kernels, "none" nothing.
+    memory_ceiling: bytes, for the graph; too low a one is passed, with slabs of few slices.
     Raises ValueError for arrays that do not fit together, or values that are no probabilities (NaN is none).
     """
     if probability_kji.shape != hounsfield_kji.shape or probability_kji.ndim != 3:
@@ -40,13 +83,48 @@ def refine(
     if backend == "pydensecrf":
         parameters = CrfParameters.model_validate(network.card.parameters)
         return _by_pydensecrf(probability_kji, hounsfield_kji, spacing_mm, parameters)
-    return network.infer(probability=probability_kji, hounsfield=hounsfield_kji, spacing_mm=spacing_mm)
+    refined = np.empty_like(probability_kji)
+    for slab in _slabs(probability_kji, spacing_mm, network, memory_ceiling):
+        part = network.infer(
+            probability=probability_kji[slab.read], hounsfield=hounsfield_kji[slab.read], spacing_mm=spacing_mm
+        )
+        refined[slab.kept] = part[slab.kept.start - slab.read.start :][: slab.kept.stop - slab.kept.start]
+    return refined
+
+
+def _slabs(
+    probability_kji: Probability, spacing_mm: SpacingArray, network: Network, memory_ceiling: float
+) -> Iterator[_Slab]:
+    parameters = _GridParameters.model_validate(network.card.parameters)
+    slices = len(probability_kji)
+    of_slice = _bytes_needed(probability_kji, spacing_mm, parameters) / slices
+    widths_mm = (parameters.appearance_mm, parameters.smoothness_mm)
+    whole = math.prod(max(1, round(mm * parameters.fineness.across / float(spacing_mm[0]))) for mm in widths_mm)
+    overlap = math.ceil(OVERLAP_SIGMAS * max(widths_mm) / float(spacing_mm[0]) / whole) * whole
+    at_once = memory_ceiling / of_slice
+    kept = slices if at_once >= slices else max(1, int(at_once - 2 * overlap) // whole) * whole
+    for first in range(0, slices, kept):
+        last = min(first + kept, slices)
+        yield _Slab(slice(max(0, first - overlap), min(last + overlap, slices)), slice(first, last))
+
+
+def _bytes_needed(probability_kji: Probability, spacing_mm: SpacingArray, parameters: _GridParameters) -> float:
+    fineness = parameters.fineness
+    unsettled = np.count_nonzero(np.abs(probability_kji - 0.5) < 0.5 - 1 / (1 + math.exp(parameters.settled_logit)))
+    nodes = 0.0
+    low, high = parameters.hu_range
+    tones = (high - low) / (parameters.appearance_hu * fineness.tone) + 2
+    for mm, layers in ((parameters.appearance_mm, tones), (parameters.smoothness_mm, 1.0)):
+        parts = np.array([fineness.across, fineness.block, fineness.block])
+        blocks = np.array(probability_kji.shape) / np.maximum(1, np.round(mm * parts / spacing_mm))
+        nodes += layers * float(np.prod(np.ceil(blocks) + np.array([0, 2, 2])))
+    return BYTES_OF_VOXEL * probability_kji.size + BYTES_OF_UNSETTLED * int(unsettled) + BYTES_OF_NODE * nodes
 
 
 def _by_pydensecrf(
     probability_kji: Probability,
     hounsfield_kji: Hounsfield,
-    spacing_mm: np.ndarray[tuple[int], np.dtype[np.float32]],
+    spacing_mm: SpacingArray,
     parameters: CrfParameters,
 ) -> Probability:
     try:
