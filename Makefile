@@ -34,7 +34,7 @@ $(VENV)/.training: $(VENV)/.dev
 install: $(VENV)/.service  ## make the environment .venv with the command .venv/bin/hepaseg
 install-training: $(VENV)/.training  ## add PyTorch and what training needs
 
-demo: install    ## start the service and send it a synthetic CT, or CT=scan.nii.gz [REFERENCE=labels.nii.gz]
+demo: install $(if $(REFERENCE),$(if $(CT),,reference-needs-ct))    ## start the service and send it a synthetic CT, or CT=scan.nii.gz [REFERENCE=labels.nii.gz]
 ifdef CT
 	$(BIN)/hepaseg demo --ct "$(CT)" $(if $(REFERENCE),--reference "$(REFERENCE)") -o "$(OUT)"
 else
@@ -42,11 +42,16 @@ else
 	$(BIN)/hepaseg demo --ct "$(OUT)/phantom/ct.nii.gz" --reference "$(OUT)/phantom/labels.nii.gz" -o "$(OUT)"
 endif
 
+.PHONY: reference-needs-ct
+reference-needs-ct:
+	@echo 'REFERENCE belongs to a scan: make demo CT=scan.nii.gz REFERENCE=labels.nii.gz' >&2; exit 2
+
 serve: install   ## run the service on http://127.0.0.1:8008
 	$(BIN)/hepaseg serve
 
 test: $(VENV)/.dev  ## all tests that need no PyTorch
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not browser"
+	$(BIN)/python -m pytest -m browser
 
 test-training: $(VENV)/.training  ## the training tests too
 	$(BIN)/python -m pytest -m training

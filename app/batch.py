@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -85,13 +87,13 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
         try:
             report = _segment(case, cascade, settings, console, quiet=quiet)
         except HepasegError as error:
-            console.print(f"[red]{case.name}: {error.title}: {error.detail} \\[{error.code}][/red]", soft_wrap=True)
+            console.print(f"{case.name}: {sentence(error)}", style="red", markup=False, soft_wrap=True)
             summary.append({"name": case.name, "status": "failed", "code": error.code, "detail": error.detail})
         else:
-            summary.append({"name": case.name, "status": "succeeded", "liver_ml": report.liver.volume_ml})
+            summary.append({"name": case.name, "status": "succeeded", **row_of(report)})
     failed = sum(each["status"] == "failed" for each in summary)
     if len(cases) > 1:
-        write_text(output / "summary.json", json.dumps(summary, indent=2) + "\n")
+        _write_summary(output, summary)
         console.print(f"{len(cases) - failed} of {len(cases)} scans segmented, {failed} failed.")
     return failed
 
@@ -109,9 +111,43 @@ def _segment(case: Case, cascade: Cascade, settings: Settings, console: Console,
     except OSError as error:
         raise StorageFull(f"{error.strerror}: the results could not be written to {case.output}.") from error
     if not quiet:
-        show_report(Console(), report)
-        Console().print(f"Written to {case.output}", soft_wrap=True)
+        shown = Console()
+        shown.print(case.name, style="bold", markup=False)
+        show_report(shown, report)
+        shown.print(f"Written to {case.output}", markup=False, soft_wrap=True)
     return report
+
+
+def sentence(error: HepasegError) -> str:
+    """An error as people read it, with its code for those who look it up."""
+    return f"{error.title}: {error.detail} [{error.code}]"
+
+
+def row_of(report: Report) -> dict[str, object]:
+    """One scan as a row of a summary: volumes in ml and, against a reference, Dice and lesions found."""
+    row: dict[str, object] = {
+        "liver_ml": report.liver.volume_ml,
+        "lesion_count": report.lesion_count,
+        "lesion_ml": report.lesion_volume_ml,
+        "verdict": report.quality.verdict,
+    }
+    if report.agreement is not None:
+        matches = report.agreement.lesion.by_lesion
+        row |= {"liver_dice": report.agreement.liver.dice, "lesion_dice": report.agreement.lesion.dice}
+        row |= {"lesions_found": matches.found_count, "lesions_in_reference": matches.reference_count}
+        row |= {"false_marks": matches.predicted_count - matches.true_count}
+    return row
+
+
+def _write_summary(folder: Path, rows: list[dict[str, object]]) -> None:
+    """summary.json and summary.csv, a row per scan."""
+    write_text(folder / "summary.json", json.dumps(rows, indent=2) + "\n")
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = io.StringIO()
+    writer = csv.DictWriter(table, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "summary.csv", table.getvalue())
 
 
 def show_report(console: Console, report: Report) -> None:
@@ -125,9 +161,14 @@ def show_report(console: Console, report: Report) -> None:
         console.print(_lesion_table(report))
     if report.agreement is not None:
         console.print(_agreement_table(report.agreement))
+        by_lesion = report.agreement.lesion.by_lesion
+        console.print(
+            f"{by_lesion.found_count} of the reference's {by_lesion.reference_count} lesions found; "
+            f"{by_lesion.predicted_count - by_lesion.true_count} of {by_lesion.predicted_count} marks lie on none"
+        )
     for finding in report.quality.findings:
         if finding.severity != "info":
-            console.print(f"[yellow]{finding.code}: {finding.detail}[/yellow]", soft_wrap=True)
+            console.print(f"{finding.code}: {finding.detail}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _lesion_table(report: Report) -> Table:
@@ -181,14 +222,15 @@ class _progress_bar:  # noqa: N801 - reads as a statement
 
 
 def _reference_of(scan: Path, reference: Path | None) -> Path | None:
-    """The reference itself, or the file in that folder with the scan's name."""
+    """The reference itself, or the file in that folder with the scan's name, or LiTS' name for it."""
     if reference is None or not reference.is_dir():
         return reference
-    for ending in _ENDINGS:
-        candidate = reference / (_stem(scan.name) + ending)
+    stem = _stem(scan.name)
+    names = [stem, stem.replace("volume-", "segmentation-", 1)]
+    for candidate in (reference / (name + ending) for name in names for ending in _ENDINGS):
         if candidate.exists():
             return candidate
-    raise InvalidReference(f"The reference folder has no label file named {_stem(scan.name)}.nii[.gz].")
+    raise InvalidReference(f"The reference folder has no label file named {stem}.nii[.gz].")
 
 
 def _is_scan(path: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.errors import HepasegError, InvalidRequest
+from app.errors import HepasegError, InvalidReference, InvalidRequest
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -134,7 +134,8 @@ class _errors_as_messages:  # noqa: N801 - reads as a statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if isinstance(error, HepasegError):
             click.echo(f"hepaseg: {error.title}: {error.detail} [{error.code}]", err=True)
-            sys.exit(1)
+            # What was typed is wrong, or what it was about.
+            sys.exit(2 if isinstance(error, InvalidRequest | InvalidReference) else 1)
 
 
 if __name__ == "__main__":

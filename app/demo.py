@@ -39,7 +39,8 @@ def run_demo(ct: Path, reference: Path | None, output: Path) -> int:
         job = _watch(client, job, console)
         if job["status"] != "succeeded":
             error = job["error"] or {"title": job["status"], "detail": "", "code": job["status"]}
-            console.print(f"[red]{error['title']}: {error['detail']} \\[{error['code']}][/red]", soft_wrap=True)
+            told = f"{error['title']}: {error['detail']} [{error['code']}]"
+            console.print(told, style="red", markup=False, soft_wrap=True)
             return 1
         saved = _download(client, job, output)
         show_report(console, Report.model_validate(job["report"]))

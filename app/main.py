@@ -12,6 +12,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi_offline import FastAPIOffline
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api import documents, health, jobs, monai_label, pages, problems, segment
@@ -32,7 +33,7 @@ Errors are RFC 9457 problems with a stable `code`; docs/http.md lists them."""
 
 def create_app(settings: Settings, parts: Parts | None = None) -> FastAPI:
     """The HTTP application on the data folder of `settings`; it computes nothing itself, see `app.jobs.worker`."""
-    app = FastAPI(title="Hepaseg", version=version("hepaseg"), description=_DESCRIPTION)
+    app = FastAPIOffline(title="Hepaseg", version=version("hepaseg"), description=_DESCRIPTION)
     app.state.parts = parts or Parts.open(settings)
     problems.install(app)
     for router in (segment.router, jobs.router, documents.router, health.router, pages.router, monai_label.router):

@@ -6,6 +6,7 @@ outside the documented interface, for their shape is another project's; docs/vie
 
 from __future__ import annotations
 
+from importlib.metadata import version
 import asyncio
 import hashlib
 import json
@@ -65,7 +66,7 @@ def info(parts: HasParts) -> dict[str, Any]:
     return {
         "name": "Hepaseg",
         "description": "Liver and liver lesions. Research use only; not a medical device.",
-        "version": "1.0.0",
+        "version": version("hepaseg"),
         "labels": ["background", *LABELS],
         "models": {MODEL: model},
         "trainers": {},

@@ -101,8 +101,9 @@ class ScanStream:
 
     def _cut_off(self, found: int) -> CorruptFile:
         announced = f"its header announces {self._expected} bytes, but " if self._expected else ""
-        about = "about " if self._gzipped else ""
-        return CorruptFile(f"The file is cut off: {announced}it ends after {about}{found}.")
+        # How much of a damaged gzip was unpacked depends on the decoder; it would only mislead.
+        end = "it ends before them" if self._gzipped and announced else f"it ends after {found}"
+        return CorruptFile(f"The file is cut off: {announced}{end}.")
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def test_a_wrong_command_says_so_with_status_two(tmp_path):
 def test_a_setting_out_of_range_is_named_without_a_traceback(monkeypatch):
     monkeypatch.setenv("HEPASEG_BATCH", "none")
     done = hepaseg("models")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "HEPASEG_BATCH" in done.stderr
     assert "Traceback" not in done.stderr
 
