@@ -17,6 +17,7 @@ HepasegError
 ├── Overloaded              the queue is full
 ├── StorageFull             no room for the scan or its results
 ├── NotReady                the networks are not loaded, or not on the device that was asked for
+│   └── StorageUnreachable  the store of scans and results does not answer
 ├── Canceled                the job was canceled while it ran
 └── BrokenModel             a network file that is not what the manifest says
 
@@ -153,6 +154,13 @@ class NotReady(HepasegError):
 
     code = "not_ready"
     title = "Not ready"
+
+
+class StorageUnreachable(NotReady):
+    """The store of scans and results does not answer."""
+
+    code = "storage_unreachable"
+    title = "Storage out of reach"
 
 
 class Canceled(HepasegError):

@@ -33,6 +33,8 @@ class Settings(BaseSettings):
     database_url: str = ""
     #: redis://… or amqp://… for workers that Celery wakes; empty has them look into the queue by themselves.
     broker_url: str = ""
+    #: Where scans and results are kept: s3://bucket/prefix, or a folder; empty is the data folder.
+    storage_url: str = ""
     #: The folder with manifest.json and the networks.
     models_dir: Folder = _REPOSITORY / "models"
     #: Address to listen on; loopback unless said otherwise, for there is no authentication yet.

@@ -1,10 +1,11 @@
 """Servers that several layers of tests talk to; each is started when the first test asks for it."""
 
+import secrets
 from collections.abc import Iterator
 
 import pytest
 
-from tests.services import Postgres, RabbitMQ, Redis
+from tests.services import S3, Postgres, RabbitMQ, Redis
 
 
 @pytest.fixture(scope="session")
@@ -35,6 +36,24 @@ def rabbitmq() -> Iterator[RabbitMQ]:
         yield server
     finally:
         server.close()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3]:
+    server = S3()
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture
+def s3(s3_server: S3, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty place in an S3 store, with what is needed to reach it in the environment."""
+    for name, value in s3_server.environment_of_clients().items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{s3_server.bucket}/{secrets.token_hex(4)}"
 
 
 @pytest.fixture(params=["redis", "rabbitmq"])

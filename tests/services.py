@@ -210,6 +210,14 @@ class S3(Daemon):
         super().__init__()
         self.endpoint = f"http://127.0.0.1:{self.port}"
 
+    def environment_of_clients(self) -> dict[str, str]:
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+        }
+
     def command(self) -> list[str]:
         return [str(Path(sys.executable).with_name("moto_server")), "-H", "127.0.0.1", "-p", str(self.port)]
 

@@ -28,7 +28,7 @@ class Parts:
     def open(cls, settings: Settings) -> Parts:
         """The parts on the data folder of `settings`."""
         store = Store.open(settings)
-        return cls(settings, store, JobFiles(settings.data_dir), Registry(store, settings), bell_of(settings))
+        return cls(settings, store, JobFiles.of(settings, lend=True), Registry(store, settings), bell_of(settings))
 
 
 async def _parts(request: Request) -> Parts:

@@ -150,6 +150,7 @@ def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job
         fingerprint=upload.fingerprint,
     )
     job, new = parts.store.add(order)
+    parts.files.release(folder.name)
     if new:
         parts.bell.ring(job.id)
     return job

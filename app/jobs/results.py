@@ -16,7 +16,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.errors import Gone
+from app.errors import Gone, InvalidRequest
+from app.settings import Settings
 
 #: The files that a published attempt holds.
 RESULT_NAMES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "report.json", "preview.png")
@@ -33,6 +34,19 @@ class JobFiles:
         self._trash = root / "trash"
         for folder in (self._jobs, self._trash):
             folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def of(settings: Settings, *, lend: bool = False) -> JobFiles:
+        """The files where `settings` say; see `RemoteFiles` for `lend`. Raises InvalidRequest."""
+        address = settings.storage_url
+        if address.startswith("s3://"):
+            from app.jobs.remote import RemoteFiles
+
+            return RemoteFiles(settings.data_dir, address, lend=lend)
+        if "://" in address and not address.startswith("file:///"):
+            raise InvalidRequest("HEPASEG_STORAGE_URL is s3://bucket/prefix, a path or empty.")
+        path = Path(address.removeprefix("file://")).expanduser().absolute()
+        return JobFiles(path if address else settings.data_dir)
 
     def create(self, job_id: str) -> Path:
         """A new folder for what is sent."""
@@ -66,10 +80,12 @@ class JobFiles:
     def attempt(self, job_id: str, attempt: int) -> Path:
         """An empty folder for the results of an attempt; what earlier attempts left is removed."""
         attempts = self._jobs / job_id / "attempts"
-        if attempts.exists():
-            self._remove(attempts)
+        attempts.mkdir(exist_ok=True)  # fails, as it should, if the whole job was erased
+        for earlier in attempts.iterdir():
+            # Not a later one: who was stopped right after the claim may come here when all is published.
+            if int(earlier.name) <= attempt:
+                self._remove(earlier)
         folder = attempts / str(attempt)
-        attempts.mkdir()  # fails, as it should, if the whole job was erased
         folder.mkdir()
         return folder
 
@@ -91,6 +107,9 @@ class JobFiles:
     def erase(self, job_id: str) -> None:
         """Remove every byte of a job."""
         self._remove(self._jobs / job_id)
+
+    def release(self, job_id: str) -> None:
+        """Say that no copy is needed on this machine any more; here the files are no copies."""
 
     def sweep(self, keep: Callable[[str], bool], older_than_s: float = 3600.0) -> None:
         """Remove what interrupted uploads and erasures left: folders that `keep` does not know and nobody writes to."""

@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from app.errors import Conflict, Gone, InvalidRequest, NotFound, Overloaded
 from app.jobs.database import admit_one_at_a_time, open_engine, writing
+from app.jobs.deliveries import Destination, forget, plan
 from app.jobs.job import FINISHED, Failure, Job, Notice, Priority, Status, utc_now
 from app.jobs.tables import jobs
 from app.settings import Settings
@@ -56,6 +57,8 @@ class Order:
     voxels: int = 0
     idempotency_key: str | None = None
     fingerprint: str | None = None
+    #: Where its DICOM results are sent once it has succeeded.
+    deliver_to: tuple[Destination, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ class Store:
                 fingerprint=order.fingerprint,
             )
             connection.execute(sa.insert(jobs).values(_row_of(job)))
+            plan(connection, job.id, order.deliver_to, now)
         return job, True
 
     def refuse_if_full(self, idempotency_key: str | None) -> None:
@@ -160,6 +164,7 @@ class Store:
         """Leave nothing of the job but its id and times; a worker that holds it has lost it. Raises NotFound."""
         with writing(self.engine) as connection:
             job = _found(connection, job_id)
+            forget(connection, job_id)
             return job if job.status is Status.EXPIRED else _save(connection, job.erased(self.clock()))
 
     def expire(self, finished_before: datetime) -> list[Job]:
@@ -168,6 +173,8 @@ class Store:
         with writing(self.engine) as connection:
             rows = connection.execute(old.with_for_update(skip_locked=True))
             found = [_job_of(row) for row in rows.mappings()]
+            for job in found:
+                forget(connection, job.id)
             return [_save(connection, job.erased(self.clock())) for job in found]
 
     # --- the worker's side
@@ -218,12 +225,12 @@ class Store:
             found = [_job_of(row) for row in connection.execute(query).mappings()]
             return [_save(connection, self._after_loss(job, now)) for job in found]
 
-    def lose(self, claim: Claim) -> None:
-        """Count the attempt as one that its worker did not survive."""
+    def lose(self, claim: Claim, why: Failure = TOO_MANY_ATTEMPTS) -> None:
+        """Count the attempt as one that came to nothing; after too many the job fails, with `why`."""
         with writing(self.engine) as connection:
             job = _held(connection, claim)
             if job is not None:
-                _save(connection, self._after_loss(job, self.clock()))
+                _save(connection, self._after_loss(job, self.clock(), why))
 
     def first_in_line(self) -> str | None:
         """The id of the job that would be claimed next, if any waits."""
@@ -242,12 +249,12 @@ class Store:
     def _lease(self) -> datetime:
         return self.clock() + timedelta(seconds=self._settings.lease_s)
 
-    def _after_loss(self, job: Job, now: datetime) -> Job:
+    def _after_loss(self, job: Job, now: datetime, why: Failure = TOO_MANY_ATTEMPTS) -> Job:
         lost = job.lost_attempts + 1
         if job.cancel_requested:
             return job.moved_to(Status.CANCELED, now, lost_attempts=lost)
         if lost >= self._settings.max_attempts:
-            return job.moved_to(Status.FAILED, now, lost_attempts=lost, error=TOO_MANY_ATTEMPTS)
+            return job.moved_to(Status.FAILED, now, lost_attempts=lost, error=why)
         return job.moved_to(Status.QUEUED, now, lost_attempts=lost, stage=None, progress=0.0)
 
     def _of_key(self, connection: Connection, key: str | None) -> Job | None:

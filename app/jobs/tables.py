@@ -72,3 +72,17 @@ workers = sa.Table(
     sa.Column("models", sa.JSON(none_as_null=True)),
     sa.Column("seen_at", UtcTime, nullable=False),
 )
+
+#: One row for each result file and the PACS that it is to be sent to.
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("destination", sa.String(16), primary_key=True),
+    sa.Column("name", sa.String(16), primary_key=True),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", UtcTime, nullable=False),
+    sa.Column("delivered_at", UtcTime),
+    sa.Column("error", sa.String(64)),
+    sa.Index("deliveries_due", "delivered_at", "due_at"),
+)

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from app.errors import BrokenModel, Canceled, HepasegError, InputError, NotReady, StorageFull
+from app.errors import BrokenModel, Canceled, HepasegError, InputError, NotReady, StorageFull, StorageUnreachable
 from app.jobs.bell import Bell
 from app.jobs.job import INTERNAL_ERROR, Failure, Job, Notice, Status
 from app.jobs.lease import HandedBack, Lease, Progress
@@ -32,7 +32,7 @@ from app.jobs.liveness import OwnerLocks
 from app.jobs.logs import configure_logs, logger
 from app.jobs.registry import Registry, WorkerState
 from app.jobs.results import JobFiles
-from app.jobs.store import Claim, Outcome, Store
+from app.jobs.store import TOO_MANY_ATTEMPTS, Claim, Outcome, Store
 from app.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,9 +40,13 @@ if TYPE_CHECKING:
 
 #: Exit status of a worker whose networks cannot be used: starting it again would not help.
 EXIT_BROKEN = 78
+#: Exit status of a worker without the device that was asked for: it may come back.
+EXIT_NOT_READY = 75
 
 _log = logger("worker")
 _HOUSEKEEPING_S = 600.0
+#: After the store of files did not answer, so that a short outage does not use up the attempts of many jobs.
+_STORAGE_PAUSE_S = 5.0
 _FINISH_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 _OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "cudaerrormemoryallocation")
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -83,7 +87,7 @@ class Worker:
         self._store = store
         self._settings = settings
         self._run = run
-        self._files = JobFiles(settings.data_dir)
+        self._files = JobFiles.of(settings)
         self._locks = OwnerLocks.of(settings)
         self._registry = Registry(store, settings)
         self._bell = bell
@@ -150,10 +154,12 @@ class Worker:
         started = time.monotonic()
         try:
             outcome = self._outcome(job, self._lease)
-        except (MemoryError, NotReady):
+        except (MemoryError, NotReady) as error:
             _log.exception("attempt lost")
-            self._store.lose(claim)
+            self._store.lose(claim, Failure.of(error) if isinstance(error, StorageUnreachable) else TOO_MANY_ATTEMPTS)
             self._clear_up(claim)
+            if isinstance(error, StorageUnreachable):
+                self.stop.wait(_STORAGE_PAUSE_S)
             return
         finally:
             self._lease = None
@@ -176,10 +182,14 @@ class Worker:
     def _clear_up(self, claim: Claim) -> None:
         """Remove what the attempt wrote, unless it is what was published."""
         job = self._store.get(claim.job_id)
-        if job.status is Status.EXPIRED:
-            self._files.erase(job.id)
-        elif job.published != claim.attempt:
-            self._files.discard(job.id, claim.attempt)
+        try:
+            if job.status is Status.EXPIRED:
+                self._files.erase(job.id)
+            elif job.published != claim.attempt:
+                self._files.discard(job.id, claim.attempt)
+        except StorageUnreachable:
+            _log.warning("left for the sweep", exc_info=True)
+        self._files.release(job.id)
 
     def _outcome(self, job: Job, lease: Lease) -> Outcome:
         try:
@@ -337,9 +347,12 @@ def embedded(arguments: Sequence[str], start: Callable[[Settings], None] = main)
     die_with(int(arguments[0]))
     try:
         start(Settings())
-    except (BrokenModel, NotReady) as error:
+    except BrokenModel as error:
         _log.error("networks cannot be used", detail=error.detail)
         return EXIT_BROKEN
+    except NotReady as error:
+        _log.error("not ready", detail=error.detail)
+        return EXIT_NOT_READY
     return 0
 
 

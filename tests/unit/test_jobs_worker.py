@@ -224,6 +224,15 @@ def test_an_attempt_that_was_overtaken_publishes_nothing(bench: Bench):
     assert bench.left() == ["attempts/2/report.json", "scan"]
 
 
+def test_a_worker_stopped_right_after_its_claim_harms_no_later_result(bench: Bench):
+    late = bench.store.claim("late")
+    bench.store.reap(dead={"late"})
+    assert bench.run(copy).published == 2
+    Worker(bench.store, bench.settings, copy, worker_id="late").run_job(late)  # it wakes up only now
+    assert bench.store.get("a").published == 2
+    assert bench.left() == ["attempts/2/report.json", "scan"]
+
+
 def test_erasing_a_job_while_it_is_worked_on_leaves_no_byte(bench: Bench):
     def work(work: Work, tell: Callable) -> list[Notice]:
         tell("liver", 0.1)
