@@ -5,9 +5,11 @@ python benchmarks/kills.py [--kills 200] [--site local|cluster|both] [--seed 1]
 local    `hepaseg serve` with its worker and a second worker, on SQLite
 cluster  two api processes and two Celery workers, on PostgreSQL and Redis (apt-get install postgresql redis-server)
 
-What happens: kill -9 of an api (with its worker), of a worker, of the child that computes; SIGSTOP of a worker for longer
-than its lease; in a cluster also FLUSHALL, kill -9 and restart of the broker, kill -9 and restart of the database.
+What happens: kill -9 of an api (with its worker), of a worker, of the child that computes; SIGSTOP of a worker for
+longer than its lease; in a cluster also FLUSHALL, kill -9 and restart of the broker, the same of the database.
 """
+
+# ruff: noqa: E402 - the path comes before what is found by it
 
 from __future__ import annotations
 
@@ -169,10 +171,9 @@ class Site:
         published = self._times_published()
         doubles = sum(times > 1 for times in published.values()) + len(self.accepted) - len(ids)
         print(f"  {sum(self.done.values())} disturbances: " + ", ".join(f"{n} {what}" for what, n in self.done.items()))
-        print(
-            f"  {len(self.accepted)} accepted, {rows} in the table: {dict(ended)}; lost {len(ids) - ended['succeeded']}, "
-            f"published twice or double {doubles}, whole and equal {whole} of {len(ids)}"
-        )
+        lost = len(ids) - ended["succeeded"]
+        print(f"  {len(self.accepted)} accepted, {rows} in the table: {dict(ended)}; lost {lost},")
+        print(f"  published twice or double {doubles}, whole and equal {whole} of {len(ids)}")
         print(
             f"  attempts that died: {sum(job.lost_attempts for job in jobs)}, most of one job "
             f"{max((job.attempt for job in jobs), default=0)}"
