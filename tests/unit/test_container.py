@@ -24,7 +24,7 @@ def test_the_dockerfile_passes_hadolint():
     subprocess.run([_needed("hadolint"), ROOT / "Dockerfile"], check=True)
 
 
-@pytest.mark.parametrize("profile", [[], ["--profile", "gpu"]])
+@pytest.mark.parametrize("profile", [[], ["--profile", "gpu"], ["--profile", "cluster"]])
 def test_the_compose_file_is_valid(profile: list[str]):
     compose = _needed("docker-compose")
     command = [compose, "-f", ROOT / "docker-compose.yml", *profile, "config"]
@@ -32,7 +32,8 @@ def test_the_compose_file_is_valid(profile: list[str]):
     published = [line for line in shown.splitlines() if ":8008/tcp" in line]
     assert published
     assert all("- 127.0.0.1:" in line for line in published)
-    assert "driver: nvidia" in shown or not profile
+    assert ("driver: nvidia" in shown) == ("gpu" in profile)
+    assert ("HEPASEG_BROKER_URL" in shown) == ("cluster" in profile)
 
 
 def test_all_that_the_image_copies_exists_and_is_in_the_build_context():
