@@ -32,8 +32,8 @@ def test_the_compose_file_is_valid(profile: list[str]):
     published = [line for line in shown.splitlines() if ":8008/tcp" in line]
     assert published
     assert all("- 127.0.0.1:" in line for line in published)
-    assert ("driver: nvidia" in shown) == ("gpu" in profile)
-    assert ("HEPASEG_BROKER_URL" in shown) == ("cluster" in profile)
+    assert "driver: nvidia" in shown or "gpu" not in profile
+    assert "HEPASEG_BROKER_URL" in shown or "cluster" not in profile
 
 
 def test_all_that_the_image_copies_exists_and_is_in_the_build_context():
