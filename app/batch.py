@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 from collections.abc import Callable, Iterable
@@ -53,7 +54,7 @@ def find_cases(
         for folder in inputs
         if folder.is_dir()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and _is_scan(path)
+        if path.is_file() and output not in path.parents and _is_scan(path)
     ]
     scans = named + found
     if not scans:
@@ -65,10 +66,13 @@ def find_cases(
     single = len(scans) == 1
     if not single and reference is not None and not reference.is_dir():
         raise InvalidRequest("For several scans, --reference names a folder with one label file of the same name each.")
-    return [
+    cases = [
         Case(name, scan, _reference_of(scan, reference), output if single else output / name, series_uid)
         for name, scan in scans
     ]
+    for case in cases:
+        _keep_what_was_given(case)
+    return cases
 
 
 def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: bool = False) -> int:
@@ -109,7 +113,8 @@ def _segment(case: Case, cascade: Cascade, settings: Settings, console: Console,
             )
             report = run(request, cascade, tell)
     except OSError as error:
-        raise StorageFull(f"{error.strerror}: the results could not be written to {case.output}.") from error
+        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else InvalidRequest
+        raise kind(f"{error.strerror}: the results could not be written to {case.output}.") from error
     if not quiet:
         shown = Console()
         shown.print(case.name, style="bold", markup=False)
@@ -219,6 +224,16 @@ class _progress_bar:  # noqa: N801 - reads as a statement
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+def _keep_what_was_given(case: Case) -> None:
+    """Raise InvalidRequest if a result would take the place of the scan or its reference."""
+    from app.pipeline import FILES
+
+    for written in (case.output / name for name in FILES):
+        for given in (case.scan, case.reference):
+            if given is not None and written.exists() and written.samefile(given):
+                raise InvalidRequest(f"{given} would be overwritten by a result: choose another output folder.")
 
 
 def _reference_of(scan: Path, reference: Path | None) -> Path | None:

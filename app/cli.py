@@ -136,6 +136,13 @@ class _errors_as_messages:  # noqa: N801 - reads as a statement
             click.echo(f"hepaseg: {error.title}: {error.detail} [{error.code}]", err=True)
             # What was typed is wrong, or what it was about.
             sys.exit(2 if isinstance(error, InvalidRequest | InvalidReference) else 1)
+        if isinstance(error, OSError):
+            click.echo(f"hepaseg: {error.strerror}: {error.filename}. Is HEPASEG_DATA_DIR right?", err=True)
+            sys.exit(1)
+        if type(error).__module__ == "sqlalchemy.exc":
+            reason = getattr(error, "orig", error)
+            click.echo(f"hepaseg: the database cannot be used: {reason}. Is HEPASEG_DATA_DIR right?", err=True)
+            sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,8 @@ BONE_ABOVE_HU, MOST_BONE_FRACTION = 700, 0.2
 BODY_ABOVE_HU = -140
 
 FEWEST_SLICES = 5
+#: Pixels along the edges of a slice, below which there is no picture.
+FEWEST_PIXELS = 16
 LEAST_COVERAGE_MM = 50.0
 FIELD_OF_VIEW_MM = (150.0, 700.0)
 #: Slices thicker than this many times the pixel size, that do not lie along the body axis, are coronal or sagittal.
@@ -138,6 +140,9 @@ def _body_axis(geometry: Geometry) -> int:
 def _coverage(geometry: Geometry) -> Iterator[Finding]:
     along = _body_axis(geometry)
     extent_mm = [n * spacing for n, spacing in zip(geometry.shape, geometry.spacing_mm, strict=True)]
+    edges = [n for axis, n in enumerate(geometry.shape) if axis != along]
+    if min(edges) < FEWEST_PIXELS:
+        yield _refusal("too_few_pixels", f"A slice has {edges[0]} x {edges[1]} pixels; that is no picture of a body.")
     if geometry.shape[along] < FEWEST_SLICES:
         yield _warning("few_slices", f"The scan has {geometry.shape[along]} slices; a liver needs many more.")
     elif extent_mm[along] < LEAST_COVERAGE_MM:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Response
-from fastapi.responses import FileResponse
+from fastapi.responses import StreamingResponse
 
 from app.api.parts import HasParts, Parts
 from app.api.problems import responses
@@ -23,6 +26,7 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 
 Documented = dict[int | str, dict[str, Any]]
 
+_PIECE_BYTES = 1 << 20
 _PRIVATE = {"Cache-Control": "private, no-cache"}
 _FILE = {"schema": {"type": "string", "format": "binary"}}
 _TEXT = {"schema": {"type": "string"}}
@@ -41,7 +45,7 @@ def get_scan(parts: HasParts, job_id: str) -> Response:
     """
     job = parts.store.get_alive(job_id)
     path = parts.files.scan(job.id)
-    if _begins_with(path, *ZIP_MAGICS):
+    if _is_zip(path):
         path = parts.files.result(job.id, _published(job, "scan as NIfTI"), "scan.nii.gz")
     return _as_sent(path, f"{job.id}-scan")
 
@@ -95,14 +99,30 @@ def _published(job: Job, what: str) -> int:
 
 
 def _as_sent(path: Path, name: str) -> Response:
-    packed = _begins_with(path, GZIP_MAGIC)
+    """The file in pieces, from a descriptor that stays good if the job is erased meanwhile."""
+    file = _opened(path)
+    packed = file.peek(2).startswith(GZIP_MAGIC)
     kind, suffix = ("application/gzip", ".nii.gz") if packed else ("application/octet-stream", ".nii")
-    return FileResponse(path, media_type=kind, filename=name + suffix, headers=_PRIVATE)
+    headers = {
+        **_PRIVATE,
+        "Content-Length": str(os.fstat(file.fileno()).st_size),
+        "Content-Disposition": f'attachment; filename="{name}{suffix}"',
+    }
+    return StreamingResponse(_pieces(file), media_type=kind, headers=headers)
 
 
-def _begins_with(path: Path, *magics: bytes) -> bool:
+def _pieces(file: BufferedReader) -> Iterator[bytes]:
+    with file:
+        yield from iter(lambda: file.read(_PIECE_BYTES), b"")
+
+
+def _opened(path: Path) -> BufferedReader:
     try:
-        with path.open("rb") as file:
-            return file.read(4).startswith(magics)
+        return path.open("rb")
     except FileNotFoundError:
         raise Gone("The scan of this job is erased.") from None
+
+
+def _is_zip(path: Path) -> bool:
+    with _opened(path) as file:
+        return file.read(4).startswith(ZIP_MAGICS)

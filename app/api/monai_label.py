@@ -6,7 +6,6 @@ outside the documented interface, for their shape is another project's; docs/vie
 
 from __future__ import annotations
 
-from importlib.metadata import version
 import asyncio
 import hashlib
 import json
@@ -14,6 +13,7 @@ import secrets
 import shutil
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from app import errors
 from app.jobs.job import INTERNAL_ERROR, Failure
 from app.jobs.logs import logger
+from app.jobs.store import TOO_MANY_ATTEMPTS
 
 _log = logger("api")
 
@@ -74,8 +75,13 @@ class Problem(BaseModel):
 
 
 def problem_of(failure: Failure, instance: str) -> Problem:
-    """Why a job failed, in the shape of every other error."""
-    return _problem(_status_of_code().get(failure.code, 500), failure, instance)
+    """Why a job failed, in the shape of every other error.
+
+    A code that one occurrence narrowed (`constant_image` of a NotCT) is not listed: all of those are about the input.
+    """
+    if failure.code in (INTERNAL_ERROR.code, TOO_MANY_ATTEMPTS.code):
+        return _problem(500, failure, instance)
+    return _problem(_status_of_code().get(failure.code, 422), failure, instance)
 
 
 def responses(*statuses: int) -> dict[int | str, dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from app.errors import InputError, InvalidGeometry
 from app.imaging.dicom_header import text
 from app.imaging.dicom_slices import Slice
-from app.imaging.header import MAX_SPACING_MM, MIN_SPACING_MM
+from app.imaging.header import require_extent, require_voxel_size
 from app.imaging.volume import Float64, Geometry
 
 #: How far a slice may lie from where an even grid has it: positions are often rounded to a tenth of a millimetre.
@@ -140,7 +140,6 @@ def _geometry(slices: Sequence[Slice], step: Float64) -> Geometry:
     affine[:3, :3] = _LPS_TO_RAS @ np.column_stack([*(first.directions * first.spacing_mm[:, None]), along])
     affine[:3, 3] = _LPS_TO_RAS @ first.position_mm
     geometry = Geometry((first.columns, first.rows, len(slices)), affine)
-    if not all(MIN_SPACING_MM <= edge <= MAX_SPACING_MM for edge in geometry.spacing_mm):
-        edges = " x ".join(f"{edge:.4g}" for edge in geometry.spacing_mm)
-        raise InvalidGeometry(f"Voxels of {edges} mm: edges must be {MIN_SPACING_MM} to {MAX_SPACING_MM} mm.")
+    require_voxel_size(geometry)
+    require_extent(geometry)
     return geometry

@@ -27,6 +27,8 @@ from app.imaging.volume import Float64
 
 #: Most headers end within this; where one does not, the whole file is read.
 HEAD_BYTES = 1 << 16
+#: Some multi-frame headers need more; none needs more than this, and an upload is looked at in the API process.
+LONGEST_HEADER_BYTES = 1 << 24
 #: Items of sequences in one header: each becomes an object a hundred times its size.
 MOST_ITEMS = 100_000
 _ITEM = (b"\xfe\xff\x00\xe0", b"\xff\xfe\xe0\x00")

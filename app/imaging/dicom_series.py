@@ -12,7 +12,15 @@ from pathlib import Path
 from app.errors import CorruptFile, InputError, InvalidRequest, NotCT, TooLarge, UnsupportedFormat
 from app.imaging.archive import Archive, open_archive
 from app.imaging.dicom_grid import Stack, stacked
-from app.imaging.dicom_header import HEAD_BYTES, Instance, has_magic, may_be_bare, parse_header, text
+from app.imaging.dicom_header import (
+    HEAD_BYTES,
+    LONGEST_HEADER_BYTES,
+    Instance,
+    has_magic,
+    may_be_bare,
+    parse_header,
+    text,
+)
 from app.imaging.dicom_slices import is_ct, is_enhanced, is_localizer, slices_of
 from app.imaging.dicom_source import DicomSource
 from app.imaging.dicom_voxels import read_voxels
@@ -112,8 +120,12 @@ def _instances(archive: Archive) -> Iterator[Instance]:
 
 def _parsed(archive: Archive, member: int, head: bytes) -> Instance:
     instance = parse_header(head, member, is_whole=archive.size(member) <= len(head))
-    if instance is None:
-        instance = parse_header(archive.read(member), member, is_whole=True)
+    if instance is None and archive.size(member) > len(head):
+        # A long header; a longer one than this is a bomb.
+        head = archive.head(member, LONGEST_HEADER_BYTES)
+        instance = parse_header(head, member, is_whole=archive.size(member) <= len(head))
+        if instance is None:
+            raise TooLarge(f"A DICOM header is longer than {LONGEST_HEADER_BYTES} bytes.")
     if instance is None or not (instance.sop_class_uid or text(instance.header, "Modality")):
         raise CorruptFile("A DICOM file in the zip is damaged: it does not say what it is.")
     return instance

@@ -22,6 +22,8 @@ from app.imaging.volume import Float64, Geometry
 
 #: Voxel edges outside this range are those of no CT.
 MIN_SPACING_MM, MAX_SPACING_MM = 0.05, 50.0
+#: No scanner's table is longer, and no scan has more slices: what claims more would only hold up the queue.
+MAX_EXTENT_MM, MAX_AXIS_VOXELS = 2500.0, 4096
 #: No number of an affine in mm is larger than this.
 MAX_AFFINE_MM = 1e5
 #: sform and qform disagree if a corner voxel lies farther apart than this part of the smallest voxel edge.
@@ -220,16 +222,30 @@ def _checked(affine: Float64, shape: tuple[int, int, int]) -> Geometry:
     if not np.abs(affine).max() <= MAX_AFFINE_MM:  # NaN must fail too
         raise InvalidGeometry("The affine of the scan has numbers that are not finite or far too large.")
     geometry = Geometry(shape, affine)
-    if not all(MIN_SPACING_MM <= edge <= MAX_SPACING_MM for edge in geometry.spacing_mm):
-        edges = " x ".join(f"{edge:.4g}" for edge in geometry.spacing_mm)
-        raise InvalidGeometry(f"Voxels of {edges} mm: edges must be {MIN_SPACING_MM} to {MAX_SPACING_MM} mm.")
+    require_voxel_size(geometry)
     if geometry.is_sheared:
         raise InvalidGeometry(
-            "The axes of the scan are not perpendicular, as after a gantry tilt; "
-            "resample it to a straight grid first.",
+            "The axes of the scan are not perpendicular, as after a gantry tilt; resample it to a straight grid first.",
             code="sheared_grid",
         )
     return geometry
+
+
+def require_voxel_size(geometry: Geometry) -> None:
+    """Raise InvalidGeometry for voxels smaller or larger than those of any scan."""
+    if not all(MIN_SPACING_MM <= edge <= MAX_SPACING_MM for edge in geometry.spacing_mm):
+        edges = " x ".join(f"{edge:.4g}" for edge in geometry.spacing_mm)
+        raise InvalidGeometry(f"Voxels of {edges} mm: edges must be {MIN_SPACING_MM} to {MAX_SPACING_MM} mm.")
+
+
+def require_extent(geometry: Geometry) -> None:
+    """Raise InvalidGeometry for a grid that is larger than any scan."""
+    extent_mm = max(n * edge for n, edge in zip(geometry.shape, geometry.spacing_mm, strict=True))
+    if extent_mm > MAX_EXTENT_MM or max(geometry.shape) > MAX_AXIS_VOXELS:
+        raise InvalidGeometry(
+            f"The scan has {geometry.shape} voxels and is {extent_mm:.0f} mm long; at most {MAX_AXIS_VOXELS} voxels "
+            f"and {MAX_EXTENT_MM:.0f} mm along an axis are those of a CT. Are the voxel sizes in mm?"
+        )
 
 
 def _conflicts(geometry: Geometry, fields: np.void) -> Iterable[Note]:

@@ -9,7 +9,7 @@ from app.errors import InputError, InvalidReference, InvalidRequest, TooLarge
 from app.imaging.archive import ZIP_MAGICS
 from app.imaging.dicom_series import SeriesLimits, probe_series, read_series
 from app.imaging.dicom_source import DicomSource
-from app.imaging.header import NiftiHeader, Note, read_header
+from app.imaging.header import NiftiHeader, Note, read_header, require_extent
 from app.imaging.nifti import read_hounsfield, read_label_values
 from app.imaging.stream import ScanStream, open_stream
 from app.imaging.volume import SAME_GRID_MM, Geometry, Segmentation, Volume
@@ -134,6 +134,7 @@ def _admitted(stream: ScanStream, limits: Limits) -> NiftiHeader:
         )
     if header.total_bytes > limits.max_bytes:
         raise TooLarge(f"The scan unpacks to {header.total_bytes} bytes; {limits.max_bytes} are allowed.")
+    require_extent(header.geometry)
     stream.expect(header.total_bytes)
     return header
 

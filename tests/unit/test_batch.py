@@ -62,3 +62,17 @@ def test_references_for_several_scans_come_from_a_folder_by_name(scan: Path, tmp
     (references / "ct.nii").unlink()
     with pytest.raises(InvalidReference, match=r"ct\.nii"):
         find_cases([root], references, tmp_path / "out")
+
+
+def test_a_result_never_takes_the_place_of_what_was_given(scan: Path):
+    truth = scan.with_name("labels.nii.gz")
+    truth.write_bytes(b"a year of work")
+    with pytest.raises(InvalidRequest, match=r"labels\.nii\.gz would be overwritten"):
+        find_cases([scan], truth, scan.parent)
+
+
+def test_results_inside_the_folder_of_scans_are_not_taken_for_scans(scan: Path):
+    output = scan.parent / "out"
+    output.mkdir()
+    (output / "labels.nii.gz").write_bytes(scan.read_bytes())
+    assert [case.name for case in find_cases([scan.parent], None, output)] == ["ct"]

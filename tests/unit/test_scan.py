@@ -443,3 +443,13 @@ def test_a_reference_on_another_grid_is_refused_with_what_differs(tmp_path):
 def test_a_reference_that_is_no_nifti_is_an_invalid_reference(tmp_path, content):
     with pytest.raises(InvalidReference, match="The reference cannot be read"):
         read_labels(saved(tmp_path, content), Geometry(SHAPE, straight()))
+
+
+@pytest.mark.parametrize(
+    ("shape", "edge_mm"), [((96, 96, 24), 49.0), ((1, 1, 5000), 0.1)], ids=["wider than any scanner", "too many slices"]
+)
+def test_a_grid_larger_than_any_scan_is_refused_before_it_costs_anything(tmp_path, shape, edge_mm):
+    image = nib.Nifti1Image(np.zeros(shape, np.int16), np.diag([edge_mm, edge_mm, edge_mm, 1]))
+    image.to_filename(tmp_path / "huge.nii.gz")
+    with pytest.raises(InvalidGeometry, match="at most"):
+        probe_scan(tmp_path / "huge.nii.gz")
