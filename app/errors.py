@@ -18,6 +18,7 @@ HepasegError
 ├── StorageFull             no room for the scan or its results
 ├── NotReady                the networks are not loaded, or not on the device that was asked for
 │   └── StorageUnreachable  the store of scans and results does not answer
+├── PeerFailed              the PACS did not answer, or not as it should
 ├── Canceled                the job was canceled while it ran
 └── BrokenModel             a network file that is not what the manifest says
 
@@ -161,6 +162,13 @@ class StorageUnreachable(NotReady):
 
     code = "storage_unreachable"
     title = "Storage out of reach"
+
+
+class PeerFailed(HepasegError):
+    """The DICOMweb server did not answer, or not as it should."""
+
+    code = "pacs_failed"
+    title = "The PACS does not answer"
 
 
 class Canceled(HepasegError):

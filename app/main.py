@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -82,6 +83,12 @@ def serve(settings: Settings, worker_command: Sequence[str] | None = None) -> No
 
     # Uvicorn raises the signal again once it has stopped; the worker is still to be stopped then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    stop_outbox = threading.Event()
+    if settings.dicomweb_url:
+        # Only where it is used: what speaks DICOM is large.
+        from app.dicom.outbox import Outbox
+
+        Outbox(settings, parts.store, parts.files).start(stop_outbox)
     worker = EmbeddedWorker(settings, give_up, worker_command)
     if settings.embedded_worker:
         worker.start()
@@ -90,6 +97,7 @@ def serve(settings: Settings, worker_command: Sequence[str] | None = None) -> No
     except KeyboardInterrupt:
         pass
     finally:
+        stop_outbox.set()
         worker.stop()
     if worker.broken:
         raise BrokenModel(parts.registry.broken() or "The networks cannot be used; the log says why.")

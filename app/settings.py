@@ -76,6 +76,10 @@ class Settings(BaseSettings):
     dicom_port: int = Field(11112, ge=1, le=65535)
     #: TOML file that says which series the node takes; empty takes axial CT of 20 slices and more.
     dicom_rules: str = ""
+    #: AE@host:port that results of series which came by C-STORE are sent to.
+    dicom_destination: str = Field("", pattern=r"^([^@\\]{1,16}@[^@\s]+:\d{1,5})?$")
+    #: Root of the one DICOMweb server that is ever called, such as https://user:password@pacs/dicom-web.
+    dicomweb_url: str = Field("", pattern=r"^(https?://\S+)?$", repr=False)
     #: Seconds without a new instance after which a series is whole.
     dicom_quiet_s: float = Field(5.0, gt=0)
 

@@ -45,6 +45,7 @@ STATUS: dict[type[errors.HepasegError], int] = {
     errors.Conflict: 409,
     errors.Overloaded: 429,
     errors.StorageFull: 507,
+    errors.PeerFailed: 502,
     errors.NotReady: 503,
     errors.BrokenModel: 503,
 }

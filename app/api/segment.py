@@ -16,6 +16,7 @@ from fastapi import APIRouter, Header, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
+from app.api.from_server import SeriesAtServer, fetch, is_json
 from app.api.parts import HasParts, Parts
 from app.api.problems import responses
 from app.api.upload import Upload, receive, refuse_too_long
@@ -30,6 +31,7 @@ router = APIRouter(tags=["segment"])
 _LONGEST_WAIT_S = 60
 _LOOK_EVERY_S = 0.1
 
+_PRIORITY = {"type": "string", "enum": ["routine", "urgent", "stat"], "default": "routine"}
 _FORM = {
     "requestBody": {
         "required": True,
@@ -50,11 +52,7 @@ _FORM = {
                             "format": "binary",
                             "description": "NIfTI with 0 background, 1 liver, 2 lesion on the grid of `file`",
                         },
-                        "priority": {
-                            "type": "string",
-                            "enum": ["routine", "urgent", "stat"],
-                            "default": "routine",
-                        },
+                        "priority": _PRIORITY,
                         "series_uid": {
                             "type": "string",
                             "maxLength": 64,
@@ -62,7 +60,15 @@ _FORM = {
                         },
                     },
                 }
-            }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["dicomweb"],
+                    "additionalProperties": False,
+                    "properties": {"dicomweb": SeriesAtServer.model_json_schema(), "priority": _PRIORITY},
+                }
+            },
         },
     }
 }
@@ -77,7 +83,7 @@ _LOCATION: dict[str, Any] = {"headers": {"Location": {"schema": {"type": "string
     responses={
         202: {"description": "Accepted: the scan is safe and waits for a worker", **_LOCATION},
         200: {"description": "Finished within the time that Prefer allowed", "model": JobBody, **_LOCATION},
-        **responses(400, 413, 415, 422, 429, 503, 507),
+        **responses(400, 413, 415, 422, 429, 502, 503, 507),
     },
 )
 async def segment(
@@ -90,10 +96,14 @@ async def segment(
         str | None, Header(max_length=255, description="A repetition with the same key and body gives the same job")
     ] = None,
 ) -> Response:
-    """Segment the liver and its lesions in a CT."""
+    """Segment the liver and its lesions in a CT, sent as a form, or named as a series of the DICOMweb server."""
     await run_in_threadpool(admit, request, parts, idempotency_key)
     largest = parts.settings.max_upload_bytes
-    job = await take_in(parts, lambda folder: receive(request, folder, largest), idempotency_key)
+
+    async def bring(folder: Path) -> Upload:
+        return await (fetch(request, parts, folder) if is_json(request) else receive(request, folder, largest))
+
+    job = await take_in(parts, bring, idempotency_key)
     wait_s = _wait_of(prefer)
     if wait_s:
         job = await _ended_within(parts, job, wait_s)
@@ -148,6 +158,7 @@ def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job
         voxels=math.prod(header.shape),
         idempotency_key=key,
         fingerprint=upload.fingerprint,
+        deliver_to=upload.deliver_to,
     )
     job, new = parts.store.add(order)
     parts.files.release(folder.name)

@@ -19,6 +19,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.api.problems import Malformed
 from app.errors import InvalidRequest, TooLarge
+from app.jobs.deliveries import Destination
 from app.jobs.job import Priority
 
 #: What is collected before it is handed to a thread that writes it.
@@ -40,6 +41,8 @@ class Upload:
     fingerprint: str
     #: Which series of a zip; it is never logged.
     series_uid: str | None = field(default=None, repr=False)
+    #: Where the DICOM results are sent.
+    deliver_to: tuple[Destination, ...] = ()
 
 
 def refuse_too_long(request: Request, max_bytes: int) -> None:

@@ -10,6 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from app.api.parts import Parts
 from app.api.problems import Problem, problem_of
 from app.errors import Gone
+from app.jobs.deliveries import Deliveries, Destination
 from app.jobs.job import FINISHED, Job, Notice, Priority, Status
 from app.jobs.waiting import place_of
 
@@ -26,6 +27,7 @@ _EXAMPLE: dict[str, Any] = {
     "completed_at": None,
     "error": None,
     "warnings": [],
+    "deliveries": [],
     "report": None,
     "links": {
         "self": f"/jobs/{_ID}",
@@ -83,11 +85,25 @@ class JobSummary(BaseModel):
     links: Links
 
 
+class DeliveryBody(BaseModel):
+    """A result on its way to a PACS."""
+
+    file: str
+    to: Destination = Field(description="dicom: by C-STORE; dicomweb: by STOW-RS")
+    status: Literal["waiting", "delivered", "not_sent"] = Field(
+        description="waiting: for the job, or for the next attempt; not_sent: the job has ended without results"
+    )
+    attempts: int
+    error: str | None = Field(description="why the last attempt came to nothing")
+    delivered_at: AwareDatetime | None
+
+
 class JobBody(JobSummary):
     """A job with its report."""
 
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
+    deliveries: list[DeliveryBody] = Field(description="results that are sent to a PACS")
     report: dict[str, Any] | None = Field(description="what was measured, once the job has succeeded; see docs/http.md")
 
 
@@ -108,7 +124,22 @@ def body_of(parts: Parts, job: Job) -> JobBody:
     report = None
     if job.published is not None:
         report = json.loads(read_result(parts, job, "report.json"))
-    return JobBody.model_validate({**_fields(parts, job), "report": report})
+    return JobBody.model_validate({**_fields(parts, job), "deliveries": _deliveries(parts, job), "report": report})
+
+
+def _deliveries(parts: Parts, job: Job) -> list[DeliveryBody]:
+    is_over = job.status in FINISHED and job.published is None
+    return [
+        DeliveryBody(
+            file=each.name,
+            to=each.destination,
+            status="delivered" if each.delivered_at else "not_sent" if is_over else "waiting",
+            attempts=each.attempts,
+            error=each.error,
+            delivered_at=each.delivered_at,
+        )
+        for each in Deliveries(parts.store.engine).of(job.id)
+    ]
 
 
 def read_result(parts: Parts, job: Job, name: str) -> bytes:

@@ -28,6 +28,7 @@ from pydicom.uid import (
 from pynetdicom import AE, _config, evt
 from sqlalchemy.exc import OperationalError
 
+from app.dicom.outbox import Outbox, peers_of
 from app.dicom.rules import ANYBODY, Rules, facts_of, read_rules, refusal_of
 from app.dicom.spool import CALLER, Spool, instances
 from app.errors import InputError, InvalidRequest, Overloaded, StorageFull
@@ -50,6 +51,7 @@ _TAKEN = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImage
 _SUCCESS, _NO_ROOM, _DOES_NOT_MATCH, _NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 _LOOK_EVERY_S = 0.2
 _TRY_AGAIN_S = 5.0
+_STOP_S = 5.0
 _SILENT_PEER_S = 60.0
 #: The same for every zip, so that the same series gives the same bytes.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
@@ -64,9 +66,10 @@ class Node:
         self.rules: Rules = read_rules(Path(settings.dicom_rules) if settings.dicom_rules else None)
         self._settings = settings
         self._store = store
-        self._files = JobFiles(settings.data_dir)
+        self._files = JobFiles.of(settings)
         self.spool = Spool(settings.data_dir / "spool")
-        self._not_before = 0.0
+        # Results go back the way that the series came, if there is such a way.
+        self._deliver_to = tuple(peers_of(settings))[:1]
 
     def serve(self, stop: threading.Event) -> None:
         """Take series until told to stop. Raises InvalidRequest if the port is taken."""
@@ -80,12 +83,15 @@ class Node:
             raise InvalidRequest(f"The DICOM port {address[1]} cannot be used: {error.strerror}.") from None
         if server is None:
             raise TypeError(server)
+        outbox = Outbox(self._settings, self._store, self._files).start(stop)
         _log.info("dicom node listens", port=address[1], callers=len(self.rules.callers))
         try:
             while not stop.wait(_LOOK_EVERY_S):
                 self.tick(stop)
         finally:
+            stop.set()
             server.shutdown()
+            outbox.join(_STOP_S)
             _log.info("dicom node stopped")
 
     def tick(self, stop: threading.Event) -> None:
@@ -177,7 +183,8 @@ class Node:
             header = probe_scan(folder / "scan", self._settings.limits())
             self._files.seal(folder)
             # The same series again, of a sender that repeats itself or after a crash, is the same job.
-            order = Order(job_id, priority, math.prod(header.shape), f"dicom-{fingerprint}", fingerprint)
+            voxels = math.prod(header.shape)
+            order = Order(job_id, priority, voxels, f"dicom-{fingerprint}", fingerprint, self._deliver_to)
             return self._store.add(order)[0]
         finally:
             if not self._store.has(job_id):

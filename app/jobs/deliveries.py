@@ -25,7 +25,7 @@ Destination = Literal["dicom", "dicomweb"]
 DELIVERED = ("seg.dcm", "sr.dcm")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 600.0
 #: After this time a delivery whose sender died is taken up again.
-_SENDING_S = 300.0
+_SENDING_S = 180.0
 
 
 class Delivery(BaseModel):

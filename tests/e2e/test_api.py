@@ -46,7 +46,7 @@ def test_the_body_of_a_job_has_the_fields_of_the_contract(service: Service, scan
     job = service.ended(service.send(scan).json())
     assert set(job) == {
         *("id", "status", "priority", "stage", "progress", "queue", "created_at", "started_at", "completed_at"),
-        *("error", "warnings", "report", "links"),
+        *("error", "warnings", "deliveries", "report", "links"),
     }
     assert set(job["links"]) == {"self", "cancel", "events", *RESULTS, "seg", "sr"}
     assert job["links"]["seg"] is job["links"]["sr"] is None

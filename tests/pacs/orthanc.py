@@ -1,0 +1,73 @@
+"""A real Orthanc on free loopback ports, and the service beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from tests.pacs_peers import until
+
+#: Sends every CT series that has not changed for `StableAge` to the service.
+ROUTE = """function OnStableSeries(id, tags, metadata)
+  if tags['Modality'] == 'CT' then
+    RestApiPost('/modalities/hepaseg/store', DumpJson({Resources = {id}, Synchronous = false}, true))
+  end
+end
+"""
+PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+
+
+class Orthanc:
+    """Orthanc with its data in `folder`; `routed_to` is the port of the service."""
+
+    def __init__(self, folder: Path, http: int, dicom: int, routed_to: int | None) -> None:
+        if not Path("/usr/sbin/Orthanc").exists() or not PLUGIN.exists():
+            missing = "orthanc and orthanc-dicomweb are not installed"
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
+        folder.mkdir(exist_ok=True)
+        (folder / "route.lua").write_text(ROUTE)
+        configuration = {
+            "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
+            "HttpPort": http, "DicomAet": "ORTHANC", "DicomPort": dicom, "Plugins": [str(PLUGIN)],
+            "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "StableAge": 3,
+            "DicomModalities": {"hepaseg": ["HEPASEG", "127.0.0.1", routed_to]} if routed_to else {},
+            "LuaScripts": [str(folder / "route.lua")] if routed_to else [],
+            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        }  # fmt: skip
+        (folder / "orthanc.json").write_text(json.dumps(configuration))
+        self._folder = folder
+        self.dicom_port = dicom
+        self.url = f"http://127.0.0.1:{http}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            command = ["/usr/sbin/Orthanc", str(self._folder / "orthanc.json")]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        until(self._answers)
+
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(20)
+            self._process = None
+
+    def instances(self, modality: str) -> list[str]:
+        """The ids of the instances of a modality."""
+        query = {"Level": "Series", "Query": {"Modality": modality}, "Expand": True}
+        series = httpx.post(f"{self.url}/tools/find", json=query, timeout=20).json()
+        return [instance for each in series for instance in each["Instances"]]
+
+    def file(self, instance: str) -> bytes:
+        return httpx.get(f"{self.url}/instances/{instance}/file", timeout=20).content
+
+    def _answers(self) -> bool:
+        try:
+            return httpx.get(f"{self.url}/system", timeout=2).status_code == 200
+        except httpx.TransportError:
+            return False
