@@ -14,7 +14,7 @@ HepasegError
 ├── NotFound                no such job or file
 ├── Gone                    a job that was erased or has expired
 ├── Conflict                a job that is not in the state the call needs
-├── Overloaded              the queue is full
+├── Overloaded              the queue is full, or no worker has the memory
 ├── StorageFull             no room for the scan or its results
 ├── NotReady                the networks are not loaded, or not on the device that was asked for
 │   └── StorageUnreachable  the store of scans and results does not answer

@@ -65,6 +65,8 @@ class Settings(BaseSettings):
     max_unpacked_bytes: int = Field(2048 * _MIB, ge=1)
     #: Free space on the disk below which no scan is taken.
     min_free_bytes: int = Field(512 * _MIB, ge=0)
+    #: Memory that a worker may use; 0 takes what its machine or container has. A scan that needs more is not taken.
+    memory_bytes: int = Field(0, ge=0)
     #: Most jobs that wait at a time.
     queue_limit: int = Field(100, ge=1)
 

@@ -149,6 +149,7 @@ async def take_in(parts: Parts, bring: Callable[[Path], Awaitable[Upload]], key:
 
 def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job:
     header = _check(parts, folder, upload)
+    parts.registry.refuse_if_too_large(math.prod(header.shape))
     if upload.series_uid is not None:
         (folder / "series_uid").write_text(upload.series_uid)
     parts.files.seal(folder)

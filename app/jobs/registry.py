@@ -13,9 +13,10 @@ from typing import Any, TypeVar
 import sqlalchemy as sa
 from pydantic import AwareDatetime, BaseModel, ConfigDict
 
-from app.errors import BrokenModel, NotReady
+from app.errors import BrokenModel, NotReady, Overloaded
 from app.jobs.database import writing
 from app.jobs.liveness import OwnerLocks
+from app.jobs.memory import needed_bytes, room_bytes
 from app.jobs.store import Store
 from app.jobs.tables import workers
 from app.settings import Settings
@@ -24,6 +25,8 @@ T = TypeVar("T")
 
 #: Leases after which a silent worker counts as gone.
 _SILENT_LEASES = 3
+#: When to ask again whether there is a worker with more memory.
+_LARGER_AFTER_S = 300
 
 
 class WorkerState(StrEnum):
@@ -46,6 +49,8 @@ class WorkerCard(BaseModel):
     detail: str = ""
     models: dict[str, Any] | None = None
     seen_at: AwareDatetime
+    #: What its machine or container has at most.
+    memory_bytes: int | None = None
 
 
 class Registry:
@@ -55,12 +60,14 @@ class Registry:
         self._engine = store.engine
         self._clock = store.clock
         self._locks = OwnerLocks.of(settings)
+        self._memory_bytes = settings.memory_bytes
         self._silent_after = timedelta(seconds=_SILENT_LEASES * settings.lease_s)
 
     def say(self, worker: str, state: WorkerState, detail: str = "", models: Mapping[str, Any] | None = None) -> None:
         """Publish how `worker` is doing; rows of workers long gone are dropped."""
         now = self._clock()
-        row = {"id": worker, "state": state.value, "detail": detail, "models": models, "seen_at": now}
+        row: dict[str, Any] = {"id": worker, "state": state.value, "detail": detail, "models": models, "seen_at": now}
+        row["memory_bytes"] = self._memory_bytes or room_bytes()
         stale = sa.and_(workers.c.seen_at < now - timedelta(days=1), workers.c.id != worker)
         with writing(self._engine) as connection:
             connection.execute(sa.delete(workers).where(sa.or_(workers.c.id == worker, stale)))
@@ -95,6 +102,14 @@ class Registry:
     def ready(self) -> list[WorkerCard]:
         """Workers that would take a job now."""
         return [card for card in self.alive() if card.state is WorkerState.READY]
+
+    def refuse_if_too_large(self, voxels: int) -> None:
+        """Raise Overloaded if no worker that is ready has the memory for a scan of that size."""
+        room = [card.memory_bytes for card in self.ready() if card.memory_bytes is not None]
+        needed = needed_bytes(voxels)
+        if room and needed > max(room):
+            gib = f"about {needed / 1024**3:.1f} GiB of memory, and the largest worker has {max(room) / 1024**3:.1f}"
+            raise Overloaded(f"This scan would need {gib}; try again when a larger one is there.", _LARGER_AFTER_S)
 
     def broken(self) -> str | None:
         """Why no worker lives, if one ended lately over its networks; else None."""

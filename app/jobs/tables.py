@@ -71,6 +71,7 @@ workers = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("models", sa.JSON(none_as_null=True)),
     sa.Column("seen_at", UtcTime, nullable=False),
+    sa.Column("memory_bytes", sa.BigInteger),
 )
 
 #: One row for each result file and the PACS that it is to be sent to.

@@ -82,6 +82,14 @@ def test_several_processes_may_open_a_new_database_at_once(settings: Settings):
     assert failed == []
 
 
+def test_old_code_starts_on_the_tables_of_newer_code(settings: Settings, monkeypatch):
+    open_engine(settings).dispose()
+    monkeypatch.setattr(database, "SCHEMA", "0001")
+    store = Store.open(settings)
+    store.add(Order("a"))
+    store.engine.dispose()
+
+
 def test_a_migration_that_fails_leaves_the_tables_as_they_were(settings: Settings, monkeypatch):
     def half(connection: sa.Connection, present: str | None) -> None:
         connection.execute(sa.text("CREATE TABLE jobs (id INTEGER)"))

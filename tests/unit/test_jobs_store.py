@@ -411,6 +411,27 @@ def test_a_worker_that_was_killed_is_not_ready_even_before_it_is_silent(store: S
     assert registry.ready() == []
 
 
+def test_a_scan_that_no_worker_could_hold_is_refused_while_another_may_come(store: Store, settings: Settings):
+    small = Registry(store, settings.model_copy(update={"memory_bytes": 2 * 1024**3}))
+    large = Registry(store, settings.model_copy(update={"memory_bytes": 64 * 1024**3}))
+    voxels = 512 * 512 * 800
+    small.refuse_if_too_large(voxels)  # nobody knows yet
+    small.say("w", WorkerState.READY, models={})
+    small.refuse_if_too_large(512 * 512 * 100)
+    with pytest.raises(Overloaded, match="memory") as refused:
+        small.refuse_if_too_large(voxels)
+    assert refused.value.retry_after_s >= 60
+    large.say("w2", WorkerState.READY, models={})
+    small.refuse_if_too_large(voxels)
+
+
+def test_a_worker_says_how_much_memory_its_machine_has(store: Store, settings: Settings):
+    registry = Registry(store, settings)
+    registry.say("w", WorkerState.READY, models={})
+    total_kib = int(Path("/proc/meminfo").read_text().split()[1])
+    assert 0 < registry.ready()[0].memory_bytes <= (total_kib + 1024) * 1024
+
+
 def test_why_no_worker_can_work_is_known(store: Store, settings: Settings):
     registry = Registry(store, settings)
     registry.say("w", WorkerState.BROKEN, "liver.onnx: expected sha256 a, found b")

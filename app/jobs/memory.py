@@ -1,0 +1,23 @@
+"""How much memory a worker has, and how much a scan will take."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+#: What a worker takes with its networks loaded, and for each voxel of a scan: 1.5 GB at 512 x 512 x 100.
+_START_BYTES = 400 * 1024**2
+_VOXEL_BYTES = 48
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+
+
+def needed_bytes(voxels: int) -> int:
+    """The peak that a scan of that size is expected to reach."""
+    return _START_BYTES + _VOXEL_BYTES * voxels
+
+
+def room_bytes() -> int:
+    """What this machine, or the container that this process is in, has at most."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    said = [Path(limit).read_text().strip() for limit in _LIMITS if Path(limit).exists()]
+    return min([machine, *(int(limit) for limit in said if limit.isdigit())])
