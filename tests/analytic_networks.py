@@ -131,9 +131,7 @@ def liver_graph(
     return graph.bytes([HOUNSFIELD], [PROBABILITY], card("liver", **changes))
 
 
-def lesion_graph(
-    lesion_hu: Range, doubtful_hu: Range = (1, 0), *, sloppy: bool = False, **changes: str
-) -> bytes:
+def lesion_graph(lesion_hu: Range, doubtful_hu: Range = (1, 0), *, sloppy: bool = False, **changes: str) -> bytes:
     """Lesions by a range of HU: in the liver only, or, if sloppy, wherever that range occurs."""
     graph = GraphWriter()
     hounsfield = graph.add("Cast", "hounsfield", to=TensorProto.FLOAT)

@@ -116,8 +116,7 @@ def _with_arms(hounsfield: Tensor, how: Augmentation) -> Tensor:
         centre_y = torch.rand(count, 1, 1) * 1.2 - 0.6
         radius = 0.08 + 0.12 * torch.rand(count, 1, 1)
         distance = (
-            torch.sqrt((x - centre_x) ** 2 + ((y - centre_y) * (0.6 + 0.6 * torch.rand(count, 1, 1))) ** 2)
-            / radius
+            torch.sqrt((x - centre_x) ** 2 + ((y - centre_y) * (0.6 + 0.6 * torch.rand(count, 1, 1))) ** 2) / radius
         )
         arm = torch.where(distance < 0.3, 400.0, torch.where(distance < 0.8, 55.0, -90.0))
         visible = (distance < 1.0) & (hounsfield < -150.0) & (_happens(count, how.arms) > 0)

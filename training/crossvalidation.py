@@ -41,13 +41,9 @@ def run_fold(recipe: Recipe, pack: Pack, held: frozenset[str], folder: Path) -> 
     return scores
 
 
-def crossvalidate(
-    recipe: Recipe, pack: Pack, folder: Path, poolings: tuple[Pooling, ...]
-) -> dict[str, list[float]]:
+def crossvalidate(recipe: Recipe, pack: Pack, folder: Path, poolings: tuple[Pooling, ...]) -> dict[str, list[float]]:
     """Mean Dice per fold for each pooling. Every fold is a folder of its own and is not trained twice."""
-    groups = {
-        patient_group(entry.patient) for entry in pack.entries if entry.source not in ("phantom", "negative")
-    }
+    groups = {patient_group(entry.patient) for entry in pack.entries if entry.source not in ("phantom", "negative")}
     table: dict[str, list[float]] = {}
     for pooling in poolings:
         changed = replace(recipe, pooling=pooling)

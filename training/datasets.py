@@ -108,9 +108,7 @@ def _from_nifti(scan: Path, labels: Path, name: str, patient: str, source: str) 
     geometry = Geometry(image.shape[:3], np.asarray(image.affine))
     hounsfield = np.clip(np.rint(np.asanyarray(image.dataobj)), -32768, 32767).astype(np.int16)
     volume = Volume(hounsfield, geometry).reoriented("LPS")
-    truth = Segmentation(np.rint(np.asanyarray(reference.dataobj)).astype(np.uint8), geometry).reoriented(
-        "LPS"
-    )
+    truth = Segmentation(np.rint(np.asanyarray(reference.dataobj)).astype(np.uint8), geometry).reoriented("LPS")
     i, j, k = volume.geometry.spacing_mm
     return Case(name, patient, source, volume.voxels.T, truth.labels.T, (k, j, i))
 
@@ -124,9 +122,7 @@ def lits(folder: Path) -> Iterator[Case]:
 
     Volumes 0 and 1 are one patient.
     """
-    numbers = sorted(
-        int(found.group(1)) for p in folder.iterdir() if (found := re.match(r"volume-(\d+)\.nii", p.name))
-    )
+    numbers = sorted(int(found.group(1)) for p in folder.iterdir() if (found := re.match(r"volume-(\d+)\.nii", p.name)))
     for number in numbers:
         scan, labels = _nifti(folder, f"volume-{number}"), _nifti(folder, f"segmentation-{number}")
         if scan and labels:
@@ -181,9 +177,7 @@ def phantoms(seeds: Iterable[int]) -> Iterator[Case]:
         phantom = abdomen(seed, randomise=True)
         volume, truth = phantom.volume.reoriented("LPS"), phantom.truth.reoriented("LPS")
         i, j, k = volume.geometry.spacing_mm
-        yield Case(
-            f"phantom-{seed}", f"phantom-{seed}", "phantom", volume.voxels.T, truth.labels.T, (k, j, i)
-        )
+        yield Case(f"phantom-{seed}", f"phantom-{seed}", "phantom", volume.voxels.T, truth.labels.T, (k, j, i))
 
 
 def discover(root: Path) -> Iterator[Case]:

@@ -180,8 +180,7 @@ def evaluate(models_dir: Path, data: Path) -> Results:
     per_patient, empty = score_slices(slices, networks.liver)
     results: Results = {
         "networks": {
-            n.card.task: f"{n.card.name} {n.card.version}"
-            for n in (networks.liver, networks.lesion, networks.crf)
+            n.card.task: f"{n.card.name} {n.card.version}" for n in (networks.liver, networks.lesion, networks.crf)
         },
         "kept_out_patients": sorted({case.patient for case in cases}),
         "liver_patients": per_patient,

@@ -62,9 +62,7 @@ def lesion_lines(results: Results) -> list[str]:
 
 def card_text(results: Results, files: dict[str, Any]) -> str:
     """models/README.md."""
-    names = "\n".join(
-        f"- `{entry['file']}` ({task}), sha256 `{entry['sha256']}`" for task, entry in files.items()
-    )
+    names = "\n".join(f"- `{entry['file']}` ({task}), sha256 `{entry['sha256']}`" for task, entry in files.items())
     phantom = [
         f"| {name} | {s['liver']:.3f} | {s.get('lesion', float('nan')):.3f} |"
         for name, s in results["phantoms"].items()
@@ -96,7 +94,5 @@ def write_cards(models_dir: Path, results: Results) -> None:
     metrics = _metrics(results)
     liver = models_dir / files["liver"]["file"]
     recarded(liver, {"metrics": metrics["liver"]})
-    recarded(
-        models_dir / files["lesion"]["file"], {"metrics": metrics["lesion"], "trained_with": sha256_of(liver)}
-    )
+    recarded(models_dir / files["lesion"]["file"], {"metrics": metrics["lesion"], "trained_with": sha256_of(liver)})
     write_atomically(models_dir / "README.md", card_text(results, registered(models_dir)).encode())

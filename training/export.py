@@ -110,11 +110,7 @@ def trained(recipe: Recipe, checkpoint: Path) -> LiverGraph | LesionGraph:
     """The graph with the averaged weights of a checkpoint, folded, in evaluation mode."""
     prepare, _ = build(recipe)
     network = averaged(recipe, checkpoint)
-    graph = (
-        LiverGraph(prepare, folded(network))
-        if recipe.task == "liver"
-        else LesionGraph(prepare, folded(network))
-    )
+    graph = LiverGraph(prepare, folded(network)) if recipe.task == "liver" else LesionGraph(prepare, folded(network))
     return graph.eval()
 
 

@@ -72,9 +72,7 @@ def average_into(average: dict[str, Tensor], network: nn.Module, decay: float) -
             average[name].copy_(value)
 
 
-def fit(
-    recipe: Recipe, pack: Pack, folder: Path, watch: Callable[[int, nn.Module], None] | None = None
-) -> Path:
+def fit(recipe: Recipe, pack: Pack, folder: Path, watch: Callable[[int, nn.Module], None] | None = None) -> Path:
     """Train until the recipe's last step and return the checkpoint; continues from `folder/last.ckpt` if there is one.
 
     Writes `curve.csv` (step, loss, rate, seconds). `watch` scores the averaged network at each checkpoint; nothing is

@@ -60,9 +60,7 @@ def on_pack_grid(case: Case) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint
         truth = torch.from_numpy(case.labels_kji[part].copy())
         covered = resized(torch.stack((truth >= 1, truth == 2), dim=1).to(torch.float32), size) > 0.5
         hounsfields.append(resized(hounsfield.clamp(-1024, 3071), size)[:, 0].round().to(torch.int16).numpy())
-        labels.append(
-            (covered[:, 0].to(torch.uint8) + (covered[:, 1] & covered[:, 0]).to(torch.uint8)).numpy()
-        )
+        labels.append((covered[:, 0].to(torch.uint8) + (covered[:, 1] & covered[:, 0]).to(torch.uint8)).numpy())
     return np.concatenate(hounsfields), np.concatenate(labels)
 
 
@@ -123,7 +121,5 @@ def read_packs(root: Path, task: str) -> Pack:
         stored = json.loads((folder / "index.json").read_text())
         entries += [Entry(**{**entry, "pixel_mm": tuple(entry["pixel_mm"])}) for entry in stored]
     if not entries:
-        raise FileNotFoundError(
-            f"no prepared {task} slices under {root}: run `python -m training prepare` first"
-        )
+        raise FileNotFoundError(f"no prepared {task} slices under {root}: run `python -m training prepare` first")
     return Pack(np.concatenate(hounsfields), np.concatenate(labels), tuple(entries))

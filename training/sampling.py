@@ -28,9 +28,7 @@ def slice_chances(pack: Pack, recipe: Recipe) -> Tensor:
     patients: dict[str, int] = {}
     for source, _ in slices:
         patients[source] = patients.get(source, 0) + 1
-    chances = [
-        shares.get(source, 0.0) / patients[source] / slices[(source, patient)] for source, patient in keys
-    ]
+    chances = [shares.get(source, 0.0) / patients[source] / slices[(source, patient)] for source, patient in keys]
     if sum(chances) <= 0.0:
         raise ValueError(f"none of the sources {sorted(shares)} has slices")
     return torch.tensor(chances, dtype=torch.float64)

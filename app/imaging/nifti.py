@@ -82,9 +82,7 @@ def read_label_values(stream: ScanStream, header: NiftiHeader) -> npt.NDArray[np
     return labels.reshape(header.geometry.shape, order="F")
 
 
-def write_labels(
-    path: Path, labels: npt.NDArray[Any], geometry: Geometry, header_of: Path | None = None
-) -> None:
+def write_labels(path: Path, labels: npt.NDArray[Any], geometry: Geometry, header_of: Path | None = None) -> None:
     """Write uint8 or uint16 labels (i, j, k) as .nii.gz on `geometry`, whole or not at all.
 
     With `header_of`, the NIfTI that was sent, its sform, qform, codes and units come back exactly as they

@@ -63,11 +63,7 @@ class Geometry:
         object.__setattr__(self, "affine", affine)
 
     def __eq__(self, other: object) -> bool:
-        return (
-            isinstance(other, Geometry)
-            and self.shape == other.shape
-            and np.array_equal(self.affine, other.affine)
-        )
+        return isinstance(other, Geometry) and self.shape == other.shape and np.array_equal(self.affine, other.affine)
 
     def __hash__(self) -> int:
         return hash((self.shape, self.affine.tobytes()))

@@ -183,9 +183,7 @@ class Network:
         probability: Probability = output
         return probability
 
-    def batches(
-        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None = None
-    ) -> Iterator[tuple[slice, Probability]]:
+    def batches(self, hounsfield_kji: Hounsfield, liver_kji: Mask | None = None) -> Iterator[tuple[slice, Probability]]:
         """Which slices, and their probability (slices, rows, columns), batch after batch."""
         count = len(hounsfield_kji)
         for first in range(0, count, self.runtime.batch):
@@ -248,9 +246,7 @@ def _card(session: onnxruntime.InferenceSession, name: str) -> ModelCard:
     try:
         return ModelCard.model_validate(session.get_modelmeta().custom_metadata_map)
     except ValidationError as error:
-        faults = "; ".join(
-            f"{'.'.join(map(str, fault['loc'])) or 'card'}: {fault['msg']}" for fault in error.errors()
-        )
+        faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'card'}: {fault['msg']}" for fault in error.errors())
         raise BrokenModel(f"{name}: expected a card of {CONTRACT}, found faults in it: {faults}") from error
 
 
