@@ -3,10 +3,8 @@
 For one grey value a voxel a grid of four axes (z, tone, y, x) is small and regular, and needs no hash:
 
 - a voxel adds to the nearest block of part of a sigma and, linearly, to the two tones it lies between;
-- a blur is one matrix per axis; across slices, where blocks lie closer, it is two, down to fewer nodes and up again
-  (a Gaussian is the product of two narrower ones summed over nodes 0.8 sigma apart), and the others come between;
-- a voxel reads the grid linearly between tones and between blocks in its slice, which makes up for the coarse
-  adding; across slices, mostly thicker than such a block, both use the nearest block;
+- a blur is one matrix per axis;
+- a voxel reads the grid linearly along all axes, which makes up for the coarse adding;
 - the variance that adding and reading bring in is taken off the Gaussians.
 
 A Gaussian over position alone is the same with one tone.
@@ -26,20 +24,15 @@ import onnx
 
 from training.onnx_graph import Graph, Value
 
-#: Of sigma, how far the nodes of a blur across slices lie apart: summed over these a Gaussian is one to 0.1 %.
-NODE_SIGMAS = 0.8
-#: Nodes beyond either end.
-NODES_BEYOND = 2
 #: What a Gaussian is cut off at; products of tails are denormal, a hundred times slower.
 NEGLIGIBLE = 1e-5
 
 
 @dataclass(frozen=True)
 class Fineness:
-    """Of sigma, the size of a block in a slice, that across slices, and how far two tones lie apart."""
+    """Of sigma, the size of a block, and how far two tones lie apart."""
 
     block: float
-    across: float
     tone: float
 
 
@@ -54,11 +47,11 @@ class Kernel:
 
 @dataclass(frozen=True)
 class _Axis:
-    """One spatial axis in blocks of `size` voxels; those read linearly have an empty block beyond either end.
+    """One spatial axis in blocks of `size` voxels, with an empty block beyond either end.
 
     block, lower, share: of each voxel, the block it is in, and the lower of the two whose centres it lies between
     with the share of the upper one. blocks: how many. voxels_in: each block. variance: of the Gaussian, in mm²,
-    less what adding and reading bring in. at_mm: the blocks, step_mm apart.
+    less what adding and reading bring in. at_mm: the blocks.
     """
 
     size: Value
@@ -68,7 +61,6 @@ class _Axis:
     blocks: Value
     voxels_in: Value
     variance: Value
-    step_mm: Value
     at_mm: Value
 
     def kernel(self) -> Value:
@@ -82,23 +74,6 @@ class _Axis:
         # the empty block beyond the end of a coarse axis is out of reach of everything
         root = graph.add("Sqrt", graph.add("Max", mass, NEGLIGIBLE))
         return kernel / root / root.transposed
-
-    def down_and_up(self) -> tuple[Value, Value]:
-        """nodes x blocks, and blocks x nodes: one after the other they are the kernel.
-
-        Where blocks lie as far apart as nodes would, these are the blocks.
-        """
-        graph = self.blocks.graph
-        node_mm = graph.add("Sqrt", self.variance) * NODE_SIGMAS
-        coarse = graph.add("GreaterOrEqual", self.step_mm, node_mm)
-        between_mm = graph.add("Where", coarse, self.step_mm, node_mm)
-        beyond = graph.add("Where", coarse, 0, NODES_BEYOND)
-        last = graph.add("Ceil", (self.blocks.to(np.float32) - 1.0) * self.step_mm / node_mm).to(np.int64)
-        nodes = graph.add("Where", coarse, self.blocks, last + 1 + beyond * 2)
-        nodes_mm = (graph.counting(nodes) - beyond).to(np.float32) * between_mm
-        whole, half = 1e6 / self.variance, 1.0 / self.variance
-        down = _between(nodes_mm, self.at_mm, graph.add("Where", coarse, whole, half))
-        return down, _between(self.at_mm, nodes_mm, graph.add("Where", coarse, half * 0.5, half))
 
 
 @dataclass(frozen=True)
@@ -123,9 +98,8 @@ class Grid:
     def __init__(self, voxels: Sequence[Value], spacing_mm: Value, kernel: Kernel, fineness: Fineness) -> None:
         self.graph = voxels[0].graph
         self.kernel = kernel
-        blocks = (fineness.across, fineness.block, fineness.block)
-        self.axes = [_axis(voxels[n], spacing_mm.at(n), (kernel.mm, blocks[n]), reads_linearly=n > 0) for n in range(3)]
-        z, y, x = self.axes
+        self.axes = [_axis(voxels[n], spacing_mm.at(n), kernel.mm, fineness.block) for n in range(3)]
+        _, y, x = self.axes
         self.tones, self._per_hu, self._blur_of_tones = 1, 0.0, np.ones((1, 1), np.float32)
         if kernel.hu:
             self._per_hu = 1 / (kernel.hu * fineness.tone)
@@ -133,18 +107,13 @@ class Grid:
             span = (kernel.hu_range[1] - kernel.hu_range[0]) * self._per_hu
             self.tones = int(span + 1e-3) + 2
             self._blur_of_tones = _blur_of_tones(self.tones, fineness.tone)
-        self._kernels: tuple[Value, Value, Value, Value | None]
-        if kernel.hu:
-            down, up = z.down_and_up()
-            self._kernels = (down, y.kernel(), x.kernel(), up)
-        else:
-            # without tones the normalisation falls apart into the axes
-            self._kernels = (z.normalised(), y.normalised(), x.normalised(), None)
+        # without tones the normalisation falls apart into the axes
+        self._kernels = [axis.kernel() if kernel.hu else axis.normalised() for axis in self.axes]
         self._plane = (y.blocks * x.blocks).to(np.int32)
         self._row = x.blocks.to(np.int32)
         self._layer = self._plane * np.int32(self.tones)
         self._cell = y.block.reshape(-1, 1) * self._row + x.block
-        self._corner = y.lower * self._row
+        self._one = self.graph.add("Cast", np.array(1), to=onnx.TensorProto.INT32)
 
     def tones_of(self, hounsfield: Value) -> Tones:
         """What lies in which tones."""
@@ -166,7 +135,8 @@ class Grid:
 
     def _layers(self, first: Value, last: Value) -> Value:
         block = self.graph.slice(self.axes[0].block, first, last)
-        return (block - (first / self.axes[0].size.to(np.int64)).to(np.int32)) * self._layer
+        before = (first / self.axes[0].size.to(np.int64)).to(np.int32) + self._one
+        return (block - before) * self._layer
 
     def nodes_in(self, slices: Value) -> Value:
         """How many nodes so many slices have, the last block perhaps not full."""
@@ -188,15 +158,25 @@ class Grid:
         below, above = grid.each(node), grid.each(node + self._plane)
         return below + (above - below) * tone_share
 
+    def before(self, slices: Value) -> Value:
+        """Where the nodes of a part begin that so many slices come before."""
+        return self.nodes_in(slices).to(np.int32) + self._layer
+
+    def whole(self, parts: Sequence[Value]) -> Value:
+        """The grid from those of all parts, flat."""
+        beyond = self.empty(self._layer.to(np.int64))
+        return self.graph.add("Concat", beyond, *parts, beyond, axis=0)
+
     def place(self, where: Sequence[Value], tones: Tones | None) -> Place:
         """Where voxels read: `where` holds their k, j and i."""
-        z, y, x = self.axes
-        one = self.graph.add("Cast", np.array(1), to=onnx.TensorProto.INT32)
-        lowest = (z.block * self._layer).each(where[0]) + self._corner.each(where[1]) + x.lower.each(where[2])
-        shares = ((self._row, y.share.each(where[1])), (one, x.share.each(where[2])))
-        if tones is None:
-            return Place(lowest, shares)
-        return Place(lowest + tones.offset, ((self._plane, tones.share), *shares))
+        strides = (self._layer, self._row, self._one)
+        lowest = tones.offset if tones else None
+        for axis, stride, index in zip(self.axes, strides, where, strict=True):
+            at = (axis.lower * stride).each(index)
+            lowest = at if lowest is None else lowest + at
+        assert lowest is not None
+        shares = [(stride, axis.share.each(n)) for axis, stride, n in zip(self.axes, strides, where, strict=True)]
+        return Place(lowest, ((self._plane, tones.share), *shares) if tones else tuple(shares))
 
     def slice(self, grid: Value, place: Place) -> Value:
         """What the grid holds at voxels, linear between rows and columns, and tones if there are any."""
@@ -212,15 +192,13 @@ class Grid:
 
     def blur(self, grid: Value) -> Value:
         """The grid after a Gaussian along all axes, flat again; without tones D^-1/2 K D^-1/2 with D = K·1."""
-        z, y, x = self.axes
-        down, rows, columns, up = self._kernels
-        blurred = down @ grid.reshape(z.blocks, -1)
-        blurred = rows @ (blurred.reshape(-1, x.blocks) @ columns).reshape(-1, y.blocks, x.blocks)
+        _, y, x = self.axes
+        layers, rows, columns = self._kernels
+        blurred = rows @ (grid.reshape(-1, x.blocks) @ columns).reshape(-1, y.blocks, x.blocks)
         if self.tones > 1:
             blurred = blurred.reshape(-1, self.tones, self._plane.to(np.int64))
             blurred = self.graph.add("MatMul", self._blur_of_tones, blurred)
-        blurred = blurred.reshape(-1, self._layer.to(np.int64))
-        return (blurred if up is None else up @ blurred).flat()
+        return (layers @ blurred.reshape(-1, self._layer.to(np.int64))).flat()
 
     def voxels_in(self) -> Value:
         """How many voxels each block has, flat; for a grid without tones."""
@@ -228,27 +206,24 @@ class Grid:
         return (z.reshape(-1, 1, 1) * y.reshape(-1, 1) * x).flat()
 
 
-def _axis(voxels: Value, spacing_mm: Value, sigmas: tuple[float, float], *, reads_linearly: bool) -> _Axis:
-    """sigmas: sigma in mm, and the block as a part of it."""
+def _axis(voxels: Value, spacing_mm: Value, sigma_mm: float, part: float) -> _Axis:
+    """part: of sigma, the block."""
     graph = voxels.graph
-    sigma_mm, part = sigmas
-    beyond = 1 if reads_linearly else 0
     size = graph.add("Max", graph.add("Round", sigma_mm * part / spacing_mm), 1.0)
     index = graph.counting(voxels).to(np.float32)
-    block = graph.add("Floor", index / size) + float(beyond)
-    # block n has its centre at n + 0.5 in blocks
-    at = (index + 0.5) / size + (beyond - 0.5)
+    block = graph.add("Floor", index / size) + 1.0
+    # block n has its centre at n - 0.5 in blocks
+    at = (index + 0.5) / size + 0.5
     lower = graph.add("Floor", at)
-    blocks = graph.add("Ceil", voxels.to(np.float32) / size).to(np.int64) + 2 * beyond
-    # adding to a box of b voxels has the variance (b² - 1) / 12, reading from one too; reading linearly about b² / 6
-    share = 1 / 12 + (1 / 6 if reads_linearly else 1 / 12)
-    step = size * spacing_mm
-    variance = sigma_mm**2 - (size * size - 1.0) * (spacing_mm * spacing_mm) * share
-    at_mm = graph.counting(blocks).to(np.float32) * step
-    first = (graph.counting(blocks).to(np.float32) - float(beyond)) * size
+    blocks = graph.add("Ceil", voxels.to(np.float32) / size).to(np.int64) + 2
+    # adding to a box of b voxels has the variance (b² - 1) / 12; reading linearly about b² / 6
+    variance = sigma_mm**2 - (size * size - 1.0) * (spacing_mm * spacing_mm) * (1 / 12 + 1 / 6)
+    at_mm = graph.counting(blocks).to(np.float32) * (size * spacing_mm)
+    first = (graph.counting(blocks).to(np.float32) - 1.0) * size
     end = graph.add("Min", first + size, voxels.to(np.float32))
     voxels_in = graph.add("Max", end - graph.add("Max", first, 0.0), 0.0)
-    return _Axis(size, block.to(np.int32), lower.to(np.int32), at - lower, blocks, voxels_in, variance, step, at_mm)
+    share = at - lower
+    return _Axis(size, block.to(np.int32), lower.to(np.int32), share, blocks, voxels_in, variance, at_mm)
 
 
 def _blur_of_tones(tones: int, step: float) -> npt.NDArray[np.float32]:

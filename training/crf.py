@@ -22,8 +22,10 @@ How the sums over all pairs become cheap is told in `training.bilateral_grid`, h
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -33,7 +35,7 @@ from app.inference.crf import PROBABILITY_FLOOR
 from app.inference.network import CONTRACT, CrfParameters
 from training import mean_field
 from training.bilateral_grid import Fineness, Kernel
-from training.manifest import register, write_atomically
+from training.manifest import register, registered, write_atomically
 
 VERSION = "0.1.0"
 
@@ -57,10 +59,10 @@ class Parameters(CrfParameters):
     def fineness(self) -> Fineness:
         """Of the grids."""
         if self.quality == "exact":
-            return Fineness(block=0.5, across=0.25, tone=0.5)
+            return Fineness(block=0.5, tone=0.5)
         if self.appearance_mm >= WIDE_MM:
-            return Fineness(block=0.5, across=0.25, tone=0.75)
-        return Fineness(block=0.75, across=0.3, tone=1.0)
+            return Fineness(block=0.5, tone=0.75)
+        return Fineness(block=0.75, tone=1.0)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -87,7 +89,12 @@ DEFAULT = Parameters(
 )
 
 
-def build(parameters: Parameters = DEFAULT, source_commit: str = "", labels: int = 2) -> onnx.ModelProto:
+def build(
+    parameters: Parameters = DEFAULT,
+    source_commit: str = "",
+    labels: int = 2,
+    metrics: Mapping[str, Any] | None = None,
+) -> onnx.ModelProto:
     """The graph of the contract: probability, hounsfield, spacing_mm (k, j, i) → refined, with its card.
 
     With three labels, which no file of this service has, probability and refined are (2, k, j, i).
@@ -102,7 +109,7 @@ def build(parameters: Parameters = DEFAULT, source_commit: str = "", labels: int
         settled=_probability(parameters.settled_logit),
         fineness=parameters.fineness,
     )
-    return mean_field.build(field, card(parameters, source_commit))
+    return mean_field.build(field, card(parameters, source_commit, metrics or {}))
 
 
 def _probability(logit: float) -> float:
@@ -111,7 +118,7 @@ def _probability(logit: float) -> float:
     return probability if probability < 1 - PROBABILITY_FLOOR else 2.0
 
 
-def card(parameters: Parameters, source_commit: str) -> dict[str, str]:
+def card(parameters: Parameters, source_commit: str, metrics: Mapping[str, Any]) -> dict[str, str]:
     """The metadata of a CRF file."""
     return {
         "contract": CONTRACT,
@@ -124,7 +131,7 @@ def card(parameters: Parameters, source_commit: str) -> dict[str, str]:
         "preprocessing": "HU clipped to hu_range",
         "trained_on": "",
         "trained_with": "",
-        "metrics": "{}",
+        "metrics": json.dumps(metrics, sort_keys=True),
         "source_commit": source_commit,
         "licence": "Apache-2.0",
         "intended_use": "Refines the probabilities of the liver and lesion networks; not for diagnosis by itself.",
@@ -132,11 +139,31 @@ def card(parameters: Parameters, source_commit: str) -> dict[str, str]:
     }
 
 
-def export(models_dir: Path, parameters: Parameters = DEFAULT, source_commit: str = "") -> Path:
-    """Write the CRF into a models folder and name it in the manifest; other networks' lines stay as they are."""
+def shipped(models_dir: Path) -> tuple[Parameters, dict[str, Any]]:
+    """The parameters and metrics of the CRF that a models folder has; the defaults where it has none of ours."""
+    entry = registered(models_dir).get("crf")
+    if entry is None or not (models_dir / entry["file"]).exists():
+        return DEFAULT, {}
+    properties = {each.key: each.value for each in onnx.load(models_dir / entry["file"]).metadata_props}
+    return Parameters.model_validate_json(properties["parameters"]), json.loads(properties["metrics"])
+
+
+def export(
+    models_dir: Path,
+    parameters: Parameters | None = None,
+    source_commit: str = "",
+    metrics: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the CRF into a models folder and name it in the manifest; other networks' lines stay as they are.
+
+    Without parameters those that were fitted for this folder are kept.
+    """
     models_dir.mkdir(parents=True, exist_ok=True)
+    if parameters is None:
+        parameters, metrics = shipped(models_dir)
     path = models_dir / f"crf-{VERSION}.onnx"
-    write_atomically(path, build(parameters, source_commit).SerializeToString(deterministic=True))
+    graph = build(parameters, source_commit, metrics=metrics)
+    write_atomically(path, graph.SerializeToString(deterministic=True))
     register(models_dir, "crf", path.name)
     return path
 
@@ -145,10 +172,17 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python -m training.crf", description="Write the dense CRF.")
     parser.add_argument("models", type=Path, help="the folder with the networks and their manifest")
-    folder = parser.parse_args().models
+    parser.add_argument("--fit", type=Path, metavar="DATA", help="search the parameters on the LiTS volumes there")
+    parser.add_argument("--threads", type=int, default=0, help="for --fit; 0 means all")
+    options = parser.parse_args()
     from training.export import source_commit  # needs torch, which the graph does not
 
-    export(folder, source_commit=source_commit())
+    parameters, metrics = None, None
+    if options.fit:
+        from training.crf_fit import fit
+
+        parameters, metrics = fit(options.models, options.fit, options.threads)
+    export(options.models, parameters, source_commit(), metrics)
 
 
 if __name__ == "__main__":

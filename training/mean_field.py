@@ -88,7 +88,10 @@ class MeanField:
             nearest = self.graph.add("Round", probability)
             agreed.append((nearest + (probability - nearest) * left).flat())
         return [
-            self.graph.add("ScatterElements", probability, at["index"], belief, axis=0)
+            # a sigmoid's approximation may pass 1 by a rounding
+            self.graph.add(
+                "ScatterElements", probability, at["index"], self.graph.add("Clip", belief, 0.0, 1.0), axis=0
+            )
             for probability, belief in zip(agreed, beliefs, strict=True)
         ]
 
@@ -109,7 +112,7 @@ class MeanField:
         changing = self._changing(probabilities, first)
         inside = changing.pop("inside")
         offset, share = tones.offset.flat().each(inside), tones.share.flat().each(inside)
-        before = self.appearance.nodes_in(first).to(np.int32)
+        before = self.appearance.before(first)
         changing |= {"offset": offset, "share": share, "node": node.flat().each(inside) + before}
         counts = self._counted(node, tones.share, certain, self.appearance.nodes_in(last - first))
         cell = self.smoothness.cells(first, last).flat()
@@ -190,7 +193,7 @@ class _Appearance:
 
     def __init__(self, model: MeanField, parts: list[_Part], at: dict[str, Value], voters: Value) -> None:
         graph, self.grid = model.graph, model.appearance
-        counts = [graph.add("Concat", *(part.counts[n] for part in parts), axis=0) for n in range(model.field.labels)]
+        counts = [self.grid.whole([part.counts[n] for part in parts]) for n in range(model.field.labels)]
         mass = self.grid.blur(_sum(counts))
         root = graph.add("Sqrt", graph.add("Max", mass, SMALLEST_MASS))
         self.certain = [(each - counts[0]) / root for each in counts[1:]]
@@ -214,10 +217,7 @@ class _Smoothness:
 
     def __init__(self, model: MeanField, parts: list[_Part], at: dict[str, Value], voters: Value) -> None:
         self.graph, self.grid, self.weight = model.graph, model.smoothness, model.field.weights[1]
-        members = [
-            self.graph.add("Concat", *(part.members[n] for part in parts), axis=0)
-            for n in range(model.field.labels - 1)
-        ]
+        members = [self.grid.whole([part.members[n] for part in parts]) for n in range(model.field.labels - 1)]
         background = functools.reduce(operator.sub, members, self.grid.voxels_in())
         self.certain = [each - background for each in members]
         where = (at["k"], at["j"], at["i"])

@@ -29,12 +29,11 @@ OVERLAP_SIGMAS = 6.0
 
 
 class _Fineness(BaseModel):
-    """Of sigma, the blocks of the grids in a slice and across, and the distance of tones."""
+    """Of sigma, the blocks of the grids, and the distance of tones."""
 
     model_config = ConfigDict(frozen=True)
 
     block: float = 0.5
-    across: float = 0.25
     tone: float = 0.5
 
 
@@ -99,7 +98,7 @@ def _slabs(
     slices = len(probability_kji)
     of_slice = _bytes_needed(probability_kji, spacing_mm, parameters) / slices
     widths_mm = (parameters.appearance_mm, parameters.smoothness_mm)
-    whole = math.prod(max(1, round(mm * parameters.fineness.across / float(spacing_mm[0]))) for mm in widths_mm)
+    whole = math.prod(max(1, round(mm * parameters.fineness.block / float(spacing_mm[0]))) for mm in widths_mm)
     overlap = math.ceil(OVERLAP_SIGMAS * max(widths_mm) / float(spacing_mm[0]) / whole) * whole
     at_once = memory_ceiling / of_slice
     kept = slices if at_once >= slices else max(1, int(at_once - 2 * overlap) // whole) * whole
@@ -115,9 +114,8 @@ def _bytes_needed(probability_kji: Probability, spacing_mm: SpacingArray, parame
     low, high = parameters.hu_range
     tones = (high - low) / (parameters.appearance_hu * fineness.tone) + 2
     for mm, layers in ((parameters.appearance_mm, tones), (parameters.smoothness_mm, 1.0)):
-        parts = np.array([fineness.across, fineness.block, fineness.block])
-        blocks = np.array(probability_kji.shape) / np.maximum(1, np.round(mm * parts / spacing_mm))
-        nodes += layers * float(np.prod(np.ceil(blocks) + np.array([0, 2, 2])))
+        blocks = np.array(probability_kji.shape) / np.maximum(1, np.round(mm * fineness.block / spacing_mm))
+        nodes += layers * float(np.prod(np.ceil(blocks) + 2))
     return BYTES_OF_VOXEL * probability_kji.size + BYTES_OF_UNSETTLED * int(unsettled) + BYTES_OF_NODE * nodes
 
 
