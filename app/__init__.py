@@ -1,10 +1,10 @@
 """Hepaseg, the service: an abdominal CT in, liver and lesion masks and their measurements out.
 
-    imaging/     grids and files: Volume and Segmentation on a Geometry; NIfTI
-    inference/   voxels to labels: ONNX networks, the dense CRF, the cascade
-    quality.py   is this an abdominal CT, and is the answer plausible
-    report.py    what is measured; agreement.py: against a reference; preview.py: the picture
-    pipeline.py  read → quality → segment → measure → write
-    jobs/        the durable queue: table, lease, worker
-    api/         HTTP; main.py puts the parts together; cli.py is the command `hepaseg`
+imaging/     grids and files: Volume and Segmentation on a Geometry; NIfTI
+inference/   voxels to labels: ONNX networks, the dense CRF, the cascade
+quality.py   is this an abdominal CT, and is the answer plausible
+report.py    what is measured; agreement.py: against a reference; preview.py: the picture
+pipeline.py  read → quality → segment → measure → write
+jobs/        the durable queue: table, lease, worker
+api/         HTTP; main.py puts the parts together; cli.py is the command `hepaseg`
 """
