@@ -21,6 +21,7 @@ from app.api.parts import Parts
 from app.errors import BrokenModel
 from app.jobs.logs import configure_logs, logger
 from app.jobs.supervisor import EmbeddedWorker
+from app.jobs.webhooks import Messenger
 from app.settings import Settings
 
 _log = logger("http")
@@ -89,6 +90,8 @@ def serve(settings: Settings, worker_command: Sequence[str] | None = None) -> No
         from app.dicom.outbox import Outbox
 
         Outbox(settings, parts.store, parts.files).start(stop_outbox)
+    if settings.webhook_hosts:
+        Messenger(parts.store.engine, settings).start(stop_outbox)
     worker = EmbeddedWorker(settings, give_up, worker_command)
     if settings.embedded_worker:
         worker.start()

@@ -67,6 +67,10 @@ class Settings(BaseSettings):
     min_free_bytes: int = Field(512 * _MIB, ge=0)
     #: Memory that a worker may use; 0 takes what its machine or container has. A scan that needs more is not taken.
     memory_bytes: int = Field(0, ge=0)
+    #: Hosts that may be told of the end of a job, with commas between, each with :port if it has one.
+    webhook_hosts: str = ""
+    #: What these calls are signed with.
+    webhook_secret: str = Field("", repr=False)
     #: Most jobs that wait at a time.
     queue_limit: int = Field(100, ge=1)
 

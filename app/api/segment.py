@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,7 @@ from app.errors import InputError, InvalidReference, NotReady, StorageFull
 from app.imaging.scan import ScanHeader, probe_scan
 from app.jobs.job import FINISHED, Job
 from app.jobs.store import Order
+from app.jobs.webhooks import check_address
 
 router = APIRouter(tags=["segment"])
 
@@ -95,13 +97,18 @@ async def segment(
     idempotency_key: Annotated[
         str | None, Header(max_length=255, description="A repetition with the same key and body gives the same job")
     ] = None,
+    hepaseg_webhook: Annotated[
+        str | None, Header(max_length=2000, description="https address that is told, signed, when the job has ended")
+    ] = None,
 ) -> Response:
     """Segment the liver and its lesions in a CT, sent as a form, or named as a series of the DICOMweb server."""
     await run_in_threadpool(admit, request, parts, idempotency_key)
+    webhook = None if hepaseg_webhook is None else check_address(hepaseg_webhook, parts.settings)
     largest = parts.settings.max_upload_bytes
 
     async def bring(folder: Path) -> Upload:
-        return await (fetch(request, parts, folder) if is_json(request) else receive(request, folder, largest))
+        sent = await (fetch(request, parts, folder) if is_json(request) else receive(request, folder, largest))
+        return replace(sent, webhook=webhook)
 
     job = await take_in(parts, bring, idempotency_key)
     wait_s = _wait_of(prefer)
@@ -160,6 +167,7 @@ def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job
         idempotency_key=key,
         fingerprint=upload.fingerprint,
         deliver_to=upload.deliver_to,
+        webhook=upload.webhook,
     )
     job, new = parts.store.add(order)
     parts.files.release(folder.name)

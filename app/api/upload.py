@@ -43,6 +43,8 @@ class Upload:
     series_uid: str | None = field(default=None, repr=False)
     #: Where the DICOM results are sent.
     deliver_to: tuple[Destination, ...] = ()
+    #: Whom to tell the end.
+    webhook: str | None = field(default=None, repr=False)
 
 
 def refuse_too_long(request: Request, max_bytes: int) -> None:

@@ -16,7 +16,7 @@ from app.errors import InvalidRequest
 from app.settings import Settings
 
 #: The last migration; a database that has it is not looked at further, which keeps the start fast.
-SCHEMA = "0003"
+SCHEMA = "0004"
 
 #: How long a writer waits for another one.
 _WAIT_S = 10

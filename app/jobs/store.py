@@ -20,6 +20,7 @@ from app.jobs.database import admit_one_at_a_time, open_engine, writing
 from app.jobs.deliveries import Destination, forget, plan
 from app.jobs.job import FINISHED, Failure, Job, Notice, Priority, Status, utc_now
 from app.jobs.tables import jobs
+from app.jobs.webhooks import forget_call, plan_call
 from app.settings import Settings
 
 TOO_MANY_ATTEMPTS = Failure(
@@ -59,6 +60,8 @@ class Order:
     fingerprint: str | None = None
     #: Where its DICOM results are sent once it has succeeded.
     deliver_to: tuple[Destination, ...] = ()
+    #: Address to tell the end to.
+    webhook: str | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ class Store:
             )
             connection.execute(sa.insert(jobs).values(_row_of(job)))
             plan(connection, job.id, order.deliver_to, now)
+            plan_call(connection, job.id, order.webhook, now)
         return job, True
 
     def refuse_if_full(self, idempotency_key: str | None) -> None:
@@ -165,6 +169,7 @@ class Store:
         with writing(self.engine) as connection:
             job = _found(connection, job_id)
             forget(connection, job_id)
+            forget_call(connection, job_id)
             return job if job.status is Status.EXPIRED else _save(connection, job.erased(self.clock()))
 
     def expire(self, finished_before: datetime) -> list[Job]:
@@ -175,6 +180,7 @@ class Store:
             found = [_job_of(row) for row in rows.mappings()]
             for job in found:
                 forget(connection, job.id)
+                forget_call(connection, job.id)
             return [_save(connection, job.erased(self.clock())) for job in found]
 
     # --- the worker's side

@@ -87,3 +87,13 @@ deliveries = sa.Table(
     sa.Column("error", sa.String(64)),
     sa.Index("deliveries_due", "delivered_at", "due_at"),
 )
+
+#: One row a job whose end is still to be told to somebody.
+webhooks = sa.Table(
+    "webhooks",
+    metadata,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due_at", UtcTime, nullable=False),
+)
