@@ -26,14 +26,15 @@ from pydicom.uid import (
     LegacyConvertedEnhancedCTImageStorage,
 )
 from pynetdicom import AE, _config, evt
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.dicom.outbox import Outbox, peers_of
 from app.dicom.rules import ANYBODY, Rules, facts_of, read_rules, refusal_of
 from app.dicom.spool import CALLER, Spool, instances
-from app.errors import InputError, InvalidRequest, Overloaded, StorageFull
+from app.errors import HepasegError, InputError, InvalidRequest
 from app.imaging.dicom_header import PYDICOM_RAISES, silence, text, unheard
 from app.imaging.scan import probe_scan
+from app.jobs.bell import bell_of
 from app.jobs.job import Job
 from app.jobs.logs import configure_logs, logger
 from app.jobs.results import JobFiles
@@ -53,6 +54,8 @@ _LOOK_EVERY_S = 0.2
 _TRY_AGAIN_S = 5.0
 _STOP_S = 5.0
 _SILENT_PEER_S = 60.0
+#: Not the fault of the series: it stays in the spool and is tried again.
+_WAITS = (HepasegError, SQLAlchemyError, OSError)
 #: The same for every zip, so that the same series gives the same bytes.
 _ZIP_TIME = (1980, 1, 1, 0, 0, 0)
 
@@ -67,6 +70,7 @@ class Node:
         self._settings = settings
         self._store = store
         self._files = JobFiles.of(settings)
+        self._bell = bell_of(settings)
         self.spool = Spool(settings.data_dir / "spool")
         # Results go back the way that the series came, if there is such a way.
         self._deliver_to = tuple(peers_of(settings))[:1]
@@ -96,12 +100,15 @@ class Node:
 
     def tick(self, stop: threading.Event) -> None:
         """Close the series that are quiet, and make jobs of those that are whole."""
-        try:
-            self.spool.close(self._settings.dicom_quiet_s)
-            for folder in self.spool.whole():
+        self.spool.close(self._settings.dicom_quiet_s)
+        has_to_wait = False
+        for folder in self.spool.whole():
+            try:
                 self._admit(folder)
-        except (Overloaded, StorageFull, OperationalError, OSError) as error:
-            _log.warning("series waits", code=getattr(error, "code", type(error).__name__))
+            except _WAITS as error:
+                _log.warning("series waits", code=getattr(error, "code", type(error).__name__))
+                has_to_wait = True
+        if has_to_wait:
             stop.wait(_TRY_AGAIN_S)
 
     def _entity(self) -> AE:
@@ -166,6 +173,12 @@ class Node:
             job = None if code else self._submit(files, caller)
         except InputError as error:
             code, job = error.code, None
+        except _WAITS:
+            raise
+        except Exception as error:
+            # A bug; a series that shows it shall not hold the others up. What it says may name the patient.
+            _log.error("series stumbled over a bug", error=type(error).__name__)
+            code, job = "internal_error", None
         if job is None:
             _log.warning("series refused", code=code, instances=len(files), caller=known)
         else:
@@ -185,7 +198,11 @@ class Node:
             # The same series again, of a sender that repeats itself or after a crash, is the same job.
             voxels = math.prod(header.shape)
             order = Order(job_id, priority, voxels, f"dicom-{fingerprint}", fingerprint, self._deliver_to)
-            return self._store.add(order)[0]
+            job, is_new = self._store.add(order)
+            if is_new:
+                self._files.release(job_id)
+                self._bell.ring(job_id)
+            return job
         finally:
             if not self._store.has(job_id):
                 self._files.erase(job_id)

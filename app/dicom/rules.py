@@ -15,7 +15,7 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from app.errors import CorruptFile, InputError, InvalidRequest
-from app.imaging.dicom_header import PYDICOM_RAISES, items, numbers, text, unheard, words
+from app.imaging.dicom_header import PYDICOM_RAISES, items, number, numbers, text, unheard, words
 from app.jobs.job import Priority
 
 #: The caller that stands for all that are not named.
@@ -99,7 +99,7 @@ def facts_of(files: Iterable[Path]) -> SeriesFacts:
         header = _header(path)
         if "LOCALIZER" in words(header, "ImageType"):
             continue
-        slices += int(text(header, "NumberOfFrames") or 1)
+        slices += int(number(header, "NumberOfFrames")) if "NumberOfFrames" in header else 1
         first = first or header
     first = first or Dataset()
     return SeriesFacts(

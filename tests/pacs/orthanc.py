@@ -12,32 +12,25 @@ import pytest
 
 from tests.pacs_peers import until
 
-#: Sends every CT series that has not changed for `StableAge` to the service.
-ROUTE = """function OnStableSeries(id, tags, metadata)
-  if tags['Modality'] == 'CT' then
-    RestApiPost('/modalities/hepaseg/store', DumpJson({Resources = {id}, Synchronous = false}, true))
-  end
-end
-"""
+#: The files that the docs hand out and the compose profile `pacs` mounts.
+DOCS = Path(__file__).parents[2] / "docs" / "pacs"
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 
 
 class Orthanc:
     """Orthanc with its data in `folder`; `routed_to` is the port of the service."""
 
-    def __init__(self, folder: Path, http: int, dicom: int, routed_to: int | None) -> None:
+    def __init__(self, folder: Path, http: int, dicom: int, routed_to: int) -> None:
         if not Path("/usr/sbin/Orthanc").exists() or not PLUGIN.exists():
             missing = "orthanc and orthanc-dicomweb are not installed"
             (pytest.fail if os.environ.get("CI") else pytest.skip)(missing)
         folder.mkdir(exist_ok=True)
-        (folder / "route.lua").write_text(ROUTE)
-        configuration = {
-            "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
-            "HttpPort": http, "DicomAet": "ORTHANC", "DicomPort": dicom, "Plugins": [str(PLUGIN)],
-            "RemoteAccessAllowed": False, "AuthenticationEnabled": False, "StableAge": 3,
-            "DicomModalities": {"hepaseg": ["HEPASEG", "127.0.0.1", routed_to]} if routed_to else {},
-            "LuaScripts": [str(folder / "route.lua")] if routed_to else [],
-            "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+        configuration = json.loads((DOCS / "orthanc.json").read_text())
+        configuration |= {
+            "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"), "StableAge": 3,
+            "HttpPort": http, "DicomPort": dicom, "Plugins": [str(PLUGIN)], "RemoteAccessAllowed": False,
+            "DicomModalities": {"hepaseg": ["HEPASEG", "127.0.0.1", routed_to]},
+            "LuaScripts": [str(DOCS / "route.lua")],
         }  # fmt: skip
         (folder / "orthanc.json").write_text(json.dumps(configuration))
         self._folder = folder

@@ -53,7 +53,7 @@ class Hospital:
     def start(self) -> None:
         self.orthanc.start()
         self.node.start(lambda: listens(self.settings.dicom_port))
-        self.service.start(self._is_ready)
+        self.service.start(self.is_ready)
 
     def stop(self) -> None:
         for each in (self.node, self.service, self.orthanc):
@@ -80,7 +80,7 @@ class Hospital:
     def logs(self) -> str:
         return self.node.log.read_text() + self.service.log.read_text()
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200
         except httpx.TransportError:
@@ -148,10 +148,12 @@ def test_a_series_named_over_dicomweb_is_fetched_and_its_results_are_stored(hosp
 
 
 def test_results_arrive_when_orthanc_is_back_even_if_the_node_was_killed(hospital: Hospital, phantom: Phantom):
+    hospital.service.stop()
     hospital.push()
-    until(hospital.jobs)
+    until(lambda: "series taken" in hospital.node.log.read_text())
     hospital.orthanc.stop()
-    job = hospital.ended()
+    hospital.service.start(hospital.is_ready)
+    hospital.ended()
     (job,) = until(lambda: [each for each in hospital.jobs() if any(row["error"] for row in each["deliveries"])])
     assert not is_delivered(job)
     hospital.node.stop(9)
