@@ -203,10 +203,16 @@ class Worker:
 
     def _succeed(self, job: Job, lease: Lease) -> Outcome:
         output = self._files.attempt(job.id, job.attempt)
-        scan, reference = self._files.scan(job.id), self._files.reference(job.id)
-        work = Work(scan, reference, output, self._files.series_uid(job.id))
-        notices = self._run(work, lease.tell)
-        self._files.seal(output)
+        try:
+            scan, reference = self._files.scan(job.id), self._files.reference(job.id)
+            work = Work(scan, reference, output, self._files.series_uid(job.id))
+            notices = self._run(work, lease.tell)
+            self._files.seal(output)
+        except BaseException:
+            # At once: on a disk that is full of it nobody could write down how the attempt ended.
+            with contextlib.suppress(StorageUnreachable):
+                self._files.discard(job.id, job.attempt)
+            raise
         return Outcome(Status.SUCCEEDED, warnings=tuple(notices))
 
     def _beat(self) -> None:

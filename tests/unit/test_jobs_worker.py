@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -152,6 +153,42 @@ def test_the_end_of_an_attempt_is_told_again_when_the_database_was_away(bench: B
     Worker(Away(bench.store.engine, bench.settings), bench.settings, copy).run_once()
     assert bench.store.get("a").status is Status.SUCCEEDED
     assert told == [Status.SUCCEEDED] * 3
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB, for real; only root may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_really_is_full_fails_the_job_with_the_reason_and_is_free_again(small_disk: Path):
+    bench = Bench(small_disk)
+    bench.add()
+    tried = []
+
+    def work(work: Work, tell: Callable) -> list[Notice]:
+        tried.append(work.output)
+        with (work.output / "labels.nii.gz").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+
+    with looping(Worker(bench.store, bench.settings, work)):
+        wait_for(lambda: bench.store.get("a").completed_at)
+    job = bench.store.get("a")
+    assert (job.status, job.error.code, len(tried)) == (Status.FAILED, "storage_full", 1)
+    assert bench.left() == ["scan"]
+    bench.add("b")
+    Worker(bench.store, bench.settings, copy).run_once()
+    assert bench.store.get("b").status is Status.SUCCEEDED
+    bench.store.engine.dispose()
 
 
 @pytest.mark.parametrize("error", [MemoryError(), OUT_OF_MEMORY, NotReady("The GPU is gone.")])
