@@ -93,7 +93,7 @@ def part(name: str, content: str = "a", extra: str = "") -> str:
 
 BAD_FORMS = {
     "no content type": (None, "abc", 400, "malformed_request"),
-    "json": ("application/json", "{}", 400, "malformed_request"),
+    "json": ("application/json", "{}", 422, "invalid_request"),
     "urlencoded": ("application/x-www-form-urlencoded", "file=a", 400, "malformed_request"),
     "no boundary": ("multipart/form-data", "--x--", 400, "malformed_request"),
     "a very long boundary": ("multipart/form-data; boundary=" + "x" * 5000, "--x--", 400, "malformed_request"),
@@ -264,7 +264,7 @@ def test_the_documentation_names_every_route_and_error(idle: Service):
         *("/models", "/health/live", "/health/ready", "/metrics"),
     }
     answers = document["paths"]["/segment"]["post"]["responses"]
-    assert set(answers) == {"200", "202", "400", "413", "415", "422", "429", "503", "507"}
+    assert set(answers) == {"200", "202", "400", "413", "415", "422", "429", "502", "503", "507"}
     assert "HTTPValidationError" not in json.dumps(document)
     for path, status in (("/segment", "415"), ("/jobs/{job_id}", "410")):
         operation = next(iter(document["paths"][path].values()))
