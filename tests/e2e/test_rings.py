@@ -111,8 +111,9 @@ def test_a_broker_that_forgets_everything_and_starts_again_loses_no_job(tmp_path
             server.kill()
             bell = bell_of(yard.settings)
             bell.ring("job0")  # says so in the log, and goes on
-            yard.add("late")
-            until(lambda yard=yard: yard.ended("job5"), 60)
+            for name in names:
+                yard.ended(name, 60)
+            yard.add("late")  # its worker is idle, and nobody can ring
             server.start()
             for name in [*names, "late"]:
                 job = yard.ended(name, 60)

@@ -137,9 +137,12 @@ def test_only_a_sign_of_life_does_not_wait_for_the_disk_of_postgresql(postgres, 
 
 def test_of_many_that_send_one_key_at_once_one_makes_the_job(store: Store, settings: Settings):
     told: list[str] = []
+    ready = threading.Barrier(6)
 
     def send(name: str) -> None:
         mine = Store.open(settings)
+        mine.has(name)  # connected
+        ready.wait(30)
         told.append(mine.add(Order(name, idempotency_key="k", fingerprint="f"))[0].id)
         mine.engine.dispose()
 
@@ -153,9 +156,12 @@ def test_many_that_send_at_once_do_not_fill_the_queue_beyond_its_limit(store: St
     for n in range(47):
         store.add(Order(f"job{n}"))
     refused: list[str] = []
+    ready = threading.Barrier(6)
 
     def send(name: str) -> None:
         mine = Store.open(settings)
+        mine.has(name)  # connected
+        ready.wait(30)
         try:
             mine.add(Order(name))
         except Overloaded:
