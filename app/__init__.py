@@ -5,6 +5,7 @@ inference/   voxels to labels: ONNX networks, the dense CRF, the cascade
 quality.py   is this an abdominal CT, and is the answer plausible
 report.py    what is measured; agreement.py: against a reference; preview.py: the picture
 pipeline.py  read → quality → segment → measure → write
+dicom/       SEG and SR; node.py and web.py take series from a PACS, outbox.py sends results until they are accepted
 jobs/        the durable queue: table, lease, worker
 api/         HTTP; main.py puts the parts together; cli.py is the command `hepaseg`
 """

@@ -104,6 +104,8 @@ class Outbox:
         else:
             self._deliveries.accepted(delivery)
             _log.info("delivered", **what, attempts=delivery.attempts)
+        finally:
+            self._files.release(delivery.job_id)
         return True
 
     def _loop(self, stop: threading.Event) -> None:

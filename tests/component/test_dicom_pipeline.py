@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -79,6 +80,15 @@ def test_segmentation_labels_and_report_agree_voxel_by_voxel(cascade, phantom, t
         assert np.array_equal(found[lesion.id + 1], ids == lesion.id)
     assert len(measured_groups((out / "sr.dcm").read_bytes())) == len(report.lesions) + 1
     assert json.loads((out / "report.json").read_text())["liver"]["volume_ml"] == report.liver.volume_ml
+
+
+def test_masks_are_a_label_map_if_that_is_wanted(cascade, phantom, by_nifti, tmp_path):
+    report = run(replace(sent(tmp_path, series_of(phantom.volume)), seg_kind="LABELMAP"), cascade)
+    seg = SegmentationFile((tmp_path / "out" / "seg.dcm").read_bytes())
+    assert seg.header.SegmentationType == "LABELMAP"
+    drawn = sum(int(np.count_nonzero(plane.mask)) for plane in seg.planes())
+    assert drawn == int(np.count_nonzero(phantom.truth.liver))
+    assert report.lesion_count == by_nifti.lesion_count
 
 
 def test_no_word_about_the_patient_leaves_the_dicom_files(cascade, phantom, tmp_path, caplog, capfd):

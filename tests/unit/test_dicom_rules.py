@@ -111,7 +111,7 @@ def test_a_series_is_whole_when_its_associations_have_ended_and_nothing_came_for
     spool = Spool(tmp_path, clock)
     arrive(spool, "a", sender=1)
     arrive(spool, "b", sender=2)
-    for now, end, whole in ((100, 1, 0), (104, 2, 0), (108, None, 0), (109, None, 1)):
+    for now, end, whole in ((50, None, 0), (100, 1, 0), (103, None, 0), (104, 2, 0), (108, None, 0), (109, None, 1)):
         clock.now = now
         if end:
             spool.ended(end)
