@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from typing import Any, cast
 
 import structlog
@@ -38,6 +39,9 @@ def configure_logs(level: str) -> None:
             ],
         )
     )
+    # Libraries repeat values of headers in warnings. To silence them where they arise is not enough: one thread's
+    # catch_warnings undoes another's.
+    warnings.simplefilter("ignore")
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)
