@@ -37,15 +37,14 @@ def segment(scan: Path) -> dict[str, float]:
     nib.Nifti1Image(labels, image.affine).to_filename(scan.with_name("naive.nii.gz"))
     clock.append(time.perf_counter())
     names = ("read", "liver", "lesion", "crf", "write")
-    spent = {name: end - start for name, start, end in zip(names, clock, clock[1:], strict=True)}
+    spent = {name: end - start for name, start, end in zip(names, clock[:-1], clock[1:], strict=True)}
     return spent | {"total": clock[-1] - clock[0]}
 
 
 def _probability(hounsfield: Float64, inputs: int) -> Float64:
     """Window, equalise, resize, U-Net, sigmoid, resize back: slice by slice in eager PyTorch."""
-    recipe = default()
-    network = MixedUNet(inputs, (recipe.liver if inputs == 1 else recipe.lesion).width).eval()
-    size = (recipe.liver if inputs == 1 else recipe.lesion).size
+    recipe = default("liver" if inputs == 1 else "lesion")
+    network, size = MixedUNet(inputs, recipe.width).eval(), recipe.size
     probability = np.zeros(hounsfield.shape)
     with torch.inference_mode():
         for k in range(hounsfield.shape[2]):

@@ -21,7 +21,3 @@ def printed_by(*command: str) -> str:
 @pytest.mark.parametrize("site", ["local", "cluster"])
 def test_kills_at_random_moments_lose_nothing_and_double_nothing(postgres, redis, site: str):
     assert "nothing lost" in printed_by("benchmarks/kills.py", "--kills", "10", "--site", site, "--seed", "2")
-
-
-def test_the_queue_itself_costs_little_and_keeps_its_promises(postgres):
-    assert "limit 20" in printed_by("benchmarks/queue.py", "--jobs", "50")
