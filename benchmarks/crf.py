@@ -102,6 +102,8 @@ def ours(probability: Array, hounsfield: Array, kernel: str, quality: str = "fas
         return lambda: refine(probability, hounsfield, SPACING_MM, network)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.enable_mem_pattern = len(os.sched_getaffinity(0)), False
+    # as the service's sessions
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     graph = crf.build(parameters(kernel, quality), labels=3).SerializeToString()
     session = onnxruntime.InferenceSession(graph, options)
     feeds = {"probability": probability, "hounsfield": hounsfield, "spacing_mm": np.array(SPACING_MM, np.float32)}

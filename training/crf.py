@@ -37,7 +37,7 @@ from training import mean_field
 from training.bilateral_grid import Fineness, Kernel
 from training.manifest import register, registered, write_atomically
 
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 
 #: Kernels from this width on have so few nodes that finer ones cost nothing.
 WIDE_MM = 8.0
@@ -79,7 +79,7 @@ class Parameters(CrfParameters):
 
 #: Narrow on purpose: wide kernels make small lesions vanish.
 DEFAULT = Parameters(
-    refines=("liver", "lesion"),
+    refines=("liver",),
     iterations=5,
     appearance_weight=2.0,
     appearance_mm=4.5,

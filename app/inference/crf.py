@@ -23,7 +23,7 @@ PROBABILITY_FLOOR = 1e-4
 #: What one run of the graph may take beside its inputs; a liver of 400x300x200 voxels needs about 1.7e9.
 MEMORY_CEILING = 3 * 10**9
 #: Measured: bytes of each voxel, of each that is not settled, and of each node of the grids.
-BYTES_OF_VOXEL, BYTES_OF_UNSETTLED, BYTES_OF_NODE = 14, 250, 24
+BYTES_OF_VOXEL, BYTES_OF_UNSETTLED, BYTES_OF_NODE = 14, 340, 24
 #: How far beyond a slab the graph looks. A voxel moves its neighbours' neighbours, but less each time.
 OVERLAP_SIGMAS = 6.0
 

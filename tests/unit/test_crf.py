@@ -288,6 +288,19 @@ def test_export_adds_its_line_to_the_manifest_and_leaves_the_others(tmp_path):
     assert written == others | {"crf": {"file": path.name, "sha256": sha256}}
 
 
+def test_export_keeps_what_was_fitted_for_a_folder(tmp_path):
+    fitted = crf.DEFAULT.model_copy(update={"refines": ("liver",), "appearance_mm": 6.5})
+    crf.export(tmp_path, fitted, metrics={"kept_out_dice": 0.5})
+    crf.export(tmp_path)
+    assert crf.shipped(tmp_path) == (fitted, {"kept_out_dice": 0.5})
+
+
+def test_a_graph_whose_card_says_nothing_of_its_grid_is_cut_with_care():
+    probability, hounsfield = scene(0, (12, 6, 5), (2, 1, 1))
+    other = Network(crf_graph(), "0" * 64, "crf.onnx", "crf", RUNTIME)
+    assert np.array_equal(refine(probability, hounsfield, (2, 1, 1), other, memory_ceiling=1), probability)
+
+
 def test_a_backend_that_is_not_installed_says_how_to_get_it(monkeypatch):
     import sys
 
