@@ -47,6 +47,8 @@ HOUNSFIELD = ("hounsfield", TensorProto.INT16, ["slices", "rows", "columns"])
 LIVER = ("liver", TensorProto.BOOL, ["slices", "rows", "columns"])
 PROBABILITY = ("probability", TensorProto.FLOAT, ["slices", "rows", "columns"])
 SPACING = ("spacing_mm", TensorProto.FLOAT, [3])
+WANTED = ("wanted", TensorProto.INT64, ["wanted_slices"])
+SOME_SLICES = ("probability", TensorProto.FLOAT, ["wanted_slices", "rows", "columns"])
 REFINED = ("refined", TensorProto.FLOAT, ["slices", "rows", "columns"])
 
 
@@ -140,6 +142,23 @@ def lesion_graph(lesion_hu: Range, doubtful_hu: Range = (1, 0), *, sloppy: bool 
         sure, doubtful = graph.add("And", sure, "liver"), graph.add("And", doubtful, "liver")
     graph.answer(sure, doubtful)
     return graph.bytes([HOUNSFIELD, LIVER], [PROBABILITY], card("lesion", **changes))
+
+
+def neighbour_graph(lesion_hu: Range, reach_mm: float, **changes: str) -> bytes:
+    """A "lesion" in the liver wherever some slice no further away than `reach_mm` has that range of HU there."""
+    graph = GraphWriter()
+    within = graph.within(graph.add("Cast", "hounsfield", to=TensorProto.FLOAT), lesion_hu)
+    flat = graph.add("Reshape", graph.add("Cast", within, to=TensorProto.FLOAT), graph.constant([0, -1], np.int64))
+    of = graph.add("Reshape", "wanted", graph.constant([-1, 1], np.int64))
+    slices = graph.add("Reshape", graph.position("hounsfield", 0), graph.constant([1, -1], np.int64))
+    away = graph.add("Cast", graph.add("Abs", graph.add("Sub", slices, of)), to=TensorProto.FLOAT)
+    away_mm = graph.add("Mul", away, graph.add("Gather", "spacing_mm", graph.constant(0, np.int64)))
+    near = graph.add("Cast", graph.add("LessOrEqual", away_mm, graph.constant(reach_mm)), to=TensorProto.FLOAT)
+    liver = graph.add("Gather", "liver", "wanted", axis=0)
+    seen = graph.add("Reshape", graph.add("MatMul", near, flat), graph.add("Shape", liver))
+    graph.answer(graph.add("And", graph.add("Greater", seen, graph.constant(0.5)), liver))
+    described = card("lesion", **({"parameters": json.dumps({"context_mm": reach_mm})} | changes))
+    return graph.bytes([HOUNSFIELD, LIVER, SPACING, WANTED], [SOME_SLICES], described)
 
 
 def ruler_graph(rows: tuple[int, int], columns: tuple[int, int], **changes: str) -> bytes:

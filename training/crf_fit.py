@@ -67,7 +67,7 @@ def _region(case: Case, networks: Networks, slices: int | None) -> Region:
         window = np.convolve(lesion_area, np.ones(min(slices, len(lesion_area))), "valid")
         first = box[0].start + int(window.argmax())
         box = (slice(first, min(first + slices, box[0].stop)), *box[1:])
-    lesion = networks.lesion.run(case.hounsfield_kji[box], mask[box])
+    lesion = networks.lesion.run(case.hounsfield_kji[box], mask[box], case.spacing_kji_mm[0])
     probability: dict[Stage, Probability] = {"liver": liver[box].copy(), "lesion": lesion}
     hounsfield, labels = case.hounsfield_kji[box].copy(), case.labels_kji[box].copy()
     return Region(case.name, hounsfield, probability, labels, case.spacing_kji_mm)

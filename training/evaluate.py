@@ -25,7 +25,8 @@ from app.inference.manifest import Networks, load_networks
 from app.inference.network import Network, Runtime
 from training.datasets import Case, discover, is_kept_out, kept_out_groups, patient_group, phantoms
 from training.manifest import write_atomically
-from training.synthesis import paint_lesions
+from training.preprocessing import PLANES_MM
+from training.synthesis import Where, paint_lesions
 
 Mask = npt.NDArray[np.bool_]
 Results = dict[str, Any]
@@ -124,16 +125,20 @@ def score_painted(cases: Iterable[Case], lesion: Network) -> Results:
     assert lesion.card.roi_margin_mm is not None
     for case in cases:
         pixel_mm = case.spacing_kji_mm[1]
+        where = Where(torch.tensor([pixel_mm]), torch.tensor([False]))
         for hounsfield, labels in zip(case.hounsfield_kji, case.labels_kji, strict=True):
-            tensors = (torch.tensor(hounsfield[None], dtype=torch.float32), torch.tensor(labels[None]))
-            changed, new, _ = paint_lesions(*tensors, torch.tensor([pixel_mm]), 1.0)
+            # the slice between copies of itself, as far away as the network's planes; each with its cut of the lesions
+            planes = torch.tensor(np.stack([hounsfield] * len(PLANES_MM))[None], dtype=torch.float32)
+            changed, new, _ = paint_lesions(planes, torch.tensor(labels[None]), where, 1.0)
             true = new.numpy() == 2
             if not true.any():
                 continue
-            box = bounding_box(labels[None] >= 1, case.spacing_kji_mm, lesion.card.roi_margin_mm).slices
-            region = changed.round().to(torch.int16).numpy()[box]
+            stack = changed[0, list(np.argsort(PLANES_MM))].round().to(torch.int16).numpy()
+            liver = np.stack([labels >= 1] * len(stack))
+            box = bounding_box(liver, case.spacing_kji_mm, lesion.card.roi_margin_mm).slices[1:]
             found = np.zeros_like(true)
-            found[box] = lesion.run(region, labels[None][box] >= 1) >= threshold_of(lesion)
+            of_stack = lesion.run(stack[:, *box], liver[:, *box], max(PLANES_MM))
+            found[0][box] = of_stack[len(stack) // 2] >= threshold_of(lesion)
             scores.append(dice(found, true))
             _count_by_size(found[0], true[0], pixel_mm, classes)
             ids, count = cc3d.connected_components(found[0], connectivity=8, return_N=True)

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from training.loop import build
 from training.manifest import CONTRACT, register, write_atomically
 from training.networks import MixedUNet
-from training.preprocessing import resized
+from training.preprocessing import CONTEXT_MM, PLANES_MM, SLAB_MM, resized, slabs
 from training.recipes import Recipe
 
 #: Largest difference between PyTorch and ONNX Runtime that is still a rounding error.
 PARITY_TOLERANCE = 1e-4
 #: Slices, rows, columns at which parity is checked: odd, small, large, not square.
-PARITY_SHAPES = ((1, 37, 29), (3, 255, 193), (2, 512, 512), (2, 301, 415))
+PARITY_SHAPES = ((1, 37, 29), (3, 255, 193), (2, 512, 512), (9, 301, 215))
 OPSET = 18
 KEYS = (
     "contract", "name", "version", "task", "threshold", "roi_margin_mm", "labels", "preprocessing", "trained_on",
@@ -69,17 +69,22 @@ class LiverGraph(nn.Module):
 
 
 class LesionGraph(nn.Module):
-    """int16 HU and liver (bool), both (S, R, C) of the region → probability of lesion; zero outside the liver."""
+    """int16 HU and liver (bool), both (S, R, C) of the region → probability of lesion (N, R, C) of the wanted slices.
+
+    spacing_mm: float32 (3,), along slices, rows, columns. wanted: int64 (N,), indices of slices; the others are only
+    looked at. Zero outside the liver.
+    """
 
     def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
         super().__init__()
         self.prepare, self.network = prepare, network
 
-    def forward(self, hounsfield: Tensor, liver: Tensor) -> Tensor:
-        """Probability (S, R, C)."""
-        logit = self.network(self.prepare(hounsfield, liver))
+    def forward(self, hounsfield: Tensor, liver: Tensor, spacing_mm: Tensor, wanted: Tensor) -> Tensor:
+        """Probability (N, R, C)."""
+        inside = liver.index_select(0, wanted)
+        logit = self.network(self.prepare(slabs(hounsfield, wanted, spacing_mm[0]), inside))
         rows, columns = hounsfield.shape[1], hounsfield.shape[2]
-        return resized(logit, (rows, columns))[:, 0].sigmoid() * liver.to(torch.float32)
+        return resized(logit, (rows, columns))[:, 0].sigmoid() * inside.to(torch.float32)
 
 
 def folded(network: MixedUNet) -> MixedUNet:
@@ -121,19 +126,23 @@ def _example(task: str, shape: tuple[int, int, int], seed: int) -> tuple[Tensor,
     body = np.where(x**2 + y**2 < 0.7, 60.0, -1000.0) + 80 * np.exp(-((x + 0.3) ** 2 + y**2) * 8)
     hounsfield = (body[None] + random.normal(0, 20, shape)).astype(np.int16)
     liver = np.broadcast_to((x + 0.3) ** 2 + y**2 < 0.15, shape)
-    inputs = (torch.from_numpy(hounsfield), torch.from_numpy(liver.copy()))
-    return inputs[:1] if task == "liver" else inputs
+    if task == "liver":
+        return (torch.from_numpy(hounsfield),)
+    spacing_mm, wanted = torch.tensor([1.0 + seed, 0.8, 0.8]), torch.arange(shape[0] // 2, shape[0])
+    return torch.from_numpy(hounsfield), torch.from_numpy(liver.copy()), spacing_mm, wanted
 
 
 def graph_bytes(graph: LiverGraph | LesionGraph, recipe: Recipe) -> onnx.ModelProto:
     """The ONNX model with dynamic slices, rows and columns. Raises NotExported in training mode."""
     if graph.training or any(module.training for module in graph.modules()):
         raise NotExported("the network is in training mode: its randomness would be exported")
-    names = ["hounsfield"] if recipe.task == "liver" else ["hounsfield", "liver"]
-    axes = {0: torch.export.Dim("slices"), 1: torch.export.Dim("rows"), 2: torch.export.Dim("columns")}
+    region = {0: torch.export.Dim("slices"), 1: torch.export.Dim("rows"), 2: torch.export.Dim("columns")}
+    axes = {"hounsfield": region}
+    if recipe.task == "lesion":
+        axes |= {"liver": region, "spacing_mm": {}, "wanted": {0: torch.export.Dim("wanted_slices")}}
     program = torch.onnx.export(
-        graph, _example(recipe.task, (2, 131, 117), 0), input_names=names, output_names=["probability"],
-        dynamic_shapes=tuple(axes for _ in names), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
+        graph, _example(recipe.task, (7, 131, 117), 0), input_names=list(axes), output_names=["probability"],
+        dynamic_shapes=tuple(axes.values()), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
     )  # fmt: skip
     assert program is not None
     return program.model_proto
@@ -177,8 +186,9 @@ def preprocessing_text(recipe: Recipe) -> str:
     size = f"{recipe.size}x{recipe.size}"
     if recipe.task == "lesion":
         return (
-            f"inside the graph: window {lower:g}..{upper:g} HU, resize to {size}, 256-level equalisation over the "
-            "liver's pixels of the slice beside HU relative to the liver's mean, liver mask"
+            f"inside the graph: Gaussian averages along the scan (sigma {SLAB_MM:g} mm) at {PLANES_MM} mm from the "
+            f"slice, window {lower:g}..{upper:g} HU, resize to {size}, 256-level equalisation over the liver's pixels "
+            "of the slice beside HU of the three planes relative to the liver's mean, liver mask"
         )
     order = (
         f"256-level equalisation, resize to {size}"
@@ -206,6 +216,7 @@ def card_of(recipe: Recipe, text: CardText) -> dict[str, str]:
         "source_commit": source_commit(),
         "licence": text.licence,
         "intended_use": text.intended_use,
+        "parameters": json.dumps({"context_mm": CONTEXT_MM} if lesion else {}),
     }
     optional = set() if lesion else {"roi_margin_mm", "trained_with"}
     missing = [key for key in KEYS if not card[key] and key not in optional]

@@ -15,13 +15,15 @@ from training.manifest import write_atomically
 from training.phantom import abdomen
 
 GOLDEN = "golden.json"
+#: Of the question, after every fourth slice was taken: they are told to be neighbours.
+SLICE_MM = 6.0
 #: Every how many pixels an answer is kept.
 STRIDE = 24
 
 
 def question() -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_]]:
     """Three slices of a phantom and their true liver, (3, 192, 192) each."""
-    phantom = abdomen(0, (192, 192, 30), (2.0, 2.0, 6.0))
+    phantom = abdomen(0, (192, 192, 30), (2.0, 2.0, SLICE_MM))
     hounsfield = phantom.volume.reoriented("LPS").voxels.T[8:20:4]
     liver = phantom.truth.reoriented("LPS").liver.T[8:20:4]
     return np.ascontiguousarray(hounsfield), np.ascontiguousarray(liver)
@@ -31,8 +33,8 @@ def answers(networks: Networks) -> dict[str, Any]:
     """Of each network: its version, the sum of its probabilities, and those on a coarse grid."""
     hounsfield, liver = question()
     found = {
-        networks.liver: networks.liver.infer(hounsfield=hounsfield),
-        networks.lesion: networks.lesion.infer(hounsfield=hounsfield, liver=liver),
+        networks.liver: networks.liver.run(hounsfield),
+        networks.lesion: networks.lesion.run(hounsfield, liver, SLICE_MM),
     }
     return {
         network.card.task: {

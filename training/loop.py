@@ -44,8 +44,9 @@ def loss_of(batch: Examples, prepare: nn.Module, network: nn.Module, recipe: Rec
     """Cross entropy, with soft Dice unless the recipe leaves it out, on the working grid."""
     threshold = 1 if recipe.task == "liver" else 2
     with torch.no_grad():
-        shown = (batch["hounsfield"], batch["liver"])
-        image = prepare(*(shown[:1] if recipe.task == "liver" else shown)).contiguous(memory_format=torch.channels_last)
+        hounsfield = batch["hounsfield"]
+        image = prepare(hounsfield[:, 0]) if recipe.task == "liver" else prepare(hounsfield, batch["liver"])
+        image = image.contiguous(memory_format=torch.channels_last)
         planes = torch.stack(((batch["labels"] >= threshold).to(torch.float32), batch["weight"]), dim=1)
         truth, weight = resized(planes, image.shape[-2:]).unbind(dim=1)
     logit = network(image)[:, 0].to(torch.float32)

@@ -1,11 +1,13 @@
 """The prepared form of the cases: slices on one small grid in memory-mapped arrays, so that two cores stay busy.
 
-A pack is a folder with `hounsfield.npy` int16 (N, 256, 256), `labels.npy` uint8 and `index.json`, one entry per slice.
+A pack is a folder with `hounsfield.npy` int16 (N, P, 256, 256), `labels.npy` uint8 (N, 256, 256) and `index.json`, one
+entry per slice. P is 1 for the liver, and for lesions the planes of `preprocessing.slabs`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,16 +15,22 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from app.imaging.region import bounding_box
 from training.datasets import Case
-from training.preprocessing import resized
+from training.preprocessing import CONTEXT_MM, PLANES_MM, SLAB_RANGE_HU, resized, slabs
 
 PACK_SIZE = 256
 #: A region beyond the liver's own box, so that augmentation can move the crop, mm.
 LESION_MARGIN_MM = 20.0
 #: Slices of one phantom that are kept.
 PHANTOM_SLICES = 8
+#: Sources whose slices come without their neighbours.
+SINGLE_SLICES = ("spread", "negative")
+#: A liver that would be flatter has lost the true distance of its slices; then they are taken to be thick ones, mm.
+FLATTEST_LIVER_MM = 60.0
+THICK_MM = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """Slices ready for training: hounsfield int16 (N, H, W), labels uint8 (N, H, W), an entry each."""
+    """Slices ready for training: hounsfield int16 (N, P, H, W), labels uint8 (N, H, W), an entry each."""
 
     hounsfield: npt.NDArray[np.int16]
     labels: npt.NDArray[np.uint8]
@@ -50,40 +58,57 @@ class Pack:
         return Pack(self.hounsfield[at], self.labels[at], tuple(self.entries[n] for n in at))
 
 
-def on_pack_grid(case: Case) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
+def slice_distance_mm(case: Case) -> float:
+    """The stated distance of slices, or THICK_MM where it would make the liver flatter than one can be."""
+    slice_mm = case.spacing_kji_mm[0]
+    with_liver = int((case.labels_kji >= 1).any(axis=(1, 2)).sum())
+    return max(slice_mm, THICK_MM) if with_liver > 1 and with_liver * slice_mm < FLATTEST_LIVER_MM else slice_mm
+
+
+def _planes(case: Case, part: slice) -> Tensor:
+    """What a lesion network sees of some slices, HU float32 (n, P, H, W); slices without neighbours are their own."""
+    if case.source in SINGLE_SLICES:
+        alone = torch.from_numpy(case.hounsfield_kji[part].astype(np.float32)).clamp(*SLAB_RANGE_HU)
+        return alone[:, None].repeat(1, len(PLANES_MM), 1, 1)
+    slice_mm = slice_distance_mm(case)
+    reach = math.ceil(CONTEXT_MM / slice_mm)
+    read = slice(max(0, part.start - reach), part.stop + reach)
+    wanted = torch.arange(part.start - read.start, part.stop - read.start)
+    return slabs(torch.from_numpy(case.hounsfield_kji[read].astype(np.float32)), wanted, torch.tensor(slice_mm))
+
+
+def on_pack_grid(case: Case, task: str) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
     """The slices of a case at 256x256: grey values antialiased, a label where it covers half of the pixel."""
     hounsfields, labels = [], []
     size = (PACK_SIZE, PACK_SIZE)
     for start in range(0, len(case.labels_kji), 16):
-        part = slice(start, start + 16)
-        hounsfield = torch.from_numpy(case.hounsfield_kji[part].astype(np.float32))[:, None]
+        part = slice(start, min(start + 16, len(case.labels_kji)))
+        hounsfield = torch.from_numpy(case.hounsfield_kji[part].astype(np.float32)).clamp(-1024, 3071)
+        planes = _planes(case, part) if task == "lesion" else hounsfield[:, None]
         truth = torch.from_numpy(case.labels_kji[part].copy())
         covered = resized(torch.stack((truth >= 1, truth == 2), dim=1).to(torch.float32), size) > 0.5
-        hounsfields.append(resized(hounsfield.clamp(-1024, 3071), size)[:, 0].round().to(torch.int16).numpy())
+        hounsfields.append(resized(planes, size).round().to(torch.int16).numpy())
         labels.append((covered[:, 0].to(torch.uint8) + (covered[:, 1] & covered[:, 0]).to(torch.uint8)).numpy())
     return np.concatenate(hounsfields), np.concatenate(labels)
 
 
 def liver_region(case: Case) -> Case | None:
-    """The case cut to the box around its liver, slices without liver left out; None where there is no liver."""
+    """The case cut to the box around its liver; None where there is no liver."""
     liver = case.labels_kji >= 1
     if not liver.any():
         return None
-    box = bounding_box(liver, case.spacing_kji_mm, LESION_MARGIN_MM)
-    region = box.slices
-    with_liver = liver[region].any(axis=(1, 2))
-    return replace(
-        case,
-        hounsfield_kji=case.hounsfield_kji[region][with_liver],
-        labels_kji=case.labels_kji[region][with_liver],
-    )
+    region = bounding_box(liver, case.spacing_kji_mm, LESION_MARGIN_MM).slices
+    return replace(case, hounsfield_kji=case.hounsfield_kji[region], labels_kji=case.labels_kji[region])
 
 
-def _thinned(case: Case) -> Case:
-    if case.source != "phantom" or len(case.labels_kji) <= PHANTOM_SLICES:
-        return case
-    at = np.linspace(0, len(case.labels_kji) - 1, PHANTOM_SLICES).round().astype(int)
-    return replace(case, hounsfield_kji=case.hounsfield_kji[at], labels_kji=case.labels_kji[at])
+def _kept(case: Case, task: str) -> npt.NDArray[np.intp]:
+    """Which slices go into the pack: of lesions those with liver, of a phantom a few."""
+    counts = np.count_nonzero(case.labels_kji, axis=(1, 2))
+    at = np.flatnonzero(counts) if task == "lesion" else np.arange(len(counts))
+    if case.source != "phantom" or len(at) <= PHANTOM_SLICES:
+        return at
+    chosen = np.linspace(0, len(at) - 1, PHANTOM_SLICES).round().astype(np.intp)
+    return np.take(at, chosen)
 
 
 def write_pack(folder: Path, cases: Iterable[Case], task: str) -> int:
@@ -93,13 +118,13 @@ def write_pack(folder: Path, cases: Iterable[Case], task: str) -> int:
         case = liver_region(whole) if task == "lesion" else whole
         if case is None:
             continue
-        case = _thinned(case)
         rows, columns = case.labels_kji.shape[1:]
         pixel_mm = (case.spacing_kji_mm[1] * rows / PACK_SIZE, case.spacing_kji_mm[2] * columns / PACK_SIZE)
-        hounsfield, label = on_pack_grid(case)
-        hounsfields.append(hounsfield)
-        labels.append(label)
-        entries += [Entry(case.name, case.patient, case.source, case.lesions_labelled, pixel_mm)] * len(label)
+        hounsfield, label = on_pack_grid(case, task)
+        kept = _kept(case, task)
+        hounsfields.append(hounsfield[kept])
+        labels.append(label[kept])
+        entries += [Entry(case.name, case.patient, case.source, case.lesions_labelled, pixel_mm)] * len(kept)
     folder.mkdir(parents=True, exist_ok=True)
     if entries:
         np.save(folder / "hounsfield.npy", np.concatenate(hounsfields))

@@ -9,6 +9,14 @@ import torch
 from torch import Tensor, nn
 
 LEVELS = 256
+#: The planes that a lesion network sees, mm above the slice: itself and two neighbours.
+PLANES_MM = (0.0, -5.0, 5.0)
+#: Standard deviation along the scan of the average that makes a plane: thin, noisy slices come to look like thick ones.
+SLAB_MM = 2.0
+#: How far from a slice others are looked at.
+CONTEXT_MM = 5.0 + 3.0 * SLAB_MM
+#: Air and metal shall not smear into the planes beside them.
+SLAB_RANGE_HU = (-200.0, 400.0)
 
 
 def windowed(hounsfield_BHW: Tensor, lower_hu: float, upper_hu: float) -> Tensor:
@@ -115,29 +123,56 @@ class LiverInput(nn.Module):
         return grey_BChw / 127.5 - 1.0
 
 
-class LesionInput(nn.Module):
-    """int16 HU and liver bool, both (B, H, W) of the region → float32 (B, 3, h, w).
+def slab_shares(wanted_N: Tensor, slices: Tensor, slice_mm: Tensor) -> Tensor:
+    """How much each slice adds to each plane of the wanted ones, float32 (P, N, S), rows summing to 1.
 
-    Channels: grey values equalised over the liver's own pixels (the preprint's step, where it matters), Hounsfield
-    units relative to the liver's mean in steps of 50 HU (equalisation alone turns the noise of a healthy liver into
-    full contrast), and the liver mask. Outside the liver the first two are zero.
+    wanted_N: indices of slices; slices: 0..S-1 (float32); slice_mm: their distance. A Gaussian, cut off at 3 SLAB_MM;
+    where a scan ends, the slices that there are.
+    """
+    away_NS = (slices[None, :] - wanted_N.to(torch.float32)[:, None]) * slice_mm
+    planes = []
+    for plane_mm in PLANES_MM:
+        sigmas = (away_NS - plane_mm) / SLAB_MM
+        near_NS = torch.exp(-0.5 * sigmas**2) * (sigmas.abs() <= 3.0).to(torch.float32)
+        # beyond the end of thick slices nothing may be near: then the slice itself
+        itself_NS = (away_NS.abs() < 0.5 * slice_mm).to(torch.float32) * 1e-6
+        planes.append((near_NS + itself_NS) / (near_NS + itself_NS).sum(dim=1, keepdim=True))
+    return torch.stack(planes)
+
+
+def slabs(hounsfield_SHW: Tensor, wanted_N: Tensor, slice_mm: Tensor) -> Tensor:
+    """The planes of the wanted slices, float32 HU (N, P, H, W); `slab_shares` says from which slices."""
+    clipped = hounsfield_SHW.to(torch.float32).clamp(*SLAB_RANGE_HU)
+    slices = torch.arange(hounsfield_SHW.shape[0], dtype=torch.float32)
+    shares_PNS = slab_shares(wanted_N, slices, slice_mm)
+    rows, columns = hounsfield_SHW.shape[1], hounsfield_SHW.shape[2]
+    planes_PNX = shares_PNS @ clipped.reshape(-1, rows * columns)
+    return planes_PNX.reshape(len(PLANES_MM), -1, rows, columns).transpose(0, 1)
+
+
+class LesionInput(nn.Module):
+    """HU of a slice's planes and its liver (bool) → float32 (B, 5, h, w).
+
+    Channels: the slice's grey values equalised over the liver's own pixels (the preprint's step, where it matters),
+    Hounsfield units of slice and neighbours relative to the mean of the slice's liver in steps of 50 HU (equalisation
+    alone turns the noise of a healthy liver into full contrast), and the liver mask. Outside the liver all are zero.
     """
 
-    channels = 3
+    channels = len(PLANES_MM) + 2
 
     def __init__(self, window_hu: tuple[float, float], size: int) -> None:
         super().__init__()
         self.window_hu, self.size = window_hu, size
 
-    def forward(self, hounsfield_BHW: Tensor, liver_BHW: Tensor) -> Tensor:
-        """(B, H, W) HU and liver → (B, 3, h, w)."""
+    def forward(self, planes_BPHW: Tensor, liver_BHW: Tensor) -> Tensor:
+        """(B, P, H, W) HU and (B, H, W) liver → (B, 5, h, w)."""
         lower_hu, upper_hu = self.window_hu
         size = (self.size, self.size)
-        grey_Bhw = resized(windowed(hounsfield_BHW, lower_hu, upper_hu)[:, None], size)[:, 0]
-        liver_Bhw = resized(liver_BHW.to(torch.float32)[:, None], size)[:, 0]
-        contrast_Bhw = (equalised_between_levels(grey_Bhw, liver_Bhw) / 127.5 - 1.0) * liver_Bhw
-        area_B11 = liver_Bhw.sum(dim=(1, 2), keepdim=True).clamp(min=1.0)
-        mean_B11 = (grey_Bhw * liver_Bhw).sum(dim=(1, 2), keepdim=True) / area_B11
+        grey_BPhw = resized(windowed(planes_BPHW, lower_hu, upper_hu), size)
+        liver_B1hw = resized(liver_BHW.to(torch.float32)[:, None], size)
+        contrast_Bhw = equalised_between_levels(grey_BPhw[:, 0], liver_B1hw[:, 0]) / 127.5 - 1.0
+        area_B111 = liver_B1hw.sum(dim=(2, 3), keepdim=True).clamp(min=1.0)
+        mean_B111 = (grey_BPhw[:, :1] * liver_B1hw).sum(dim=(2, 3), keepdim=True) / area_B111
         step = 50.0 * (LEVELS - 1.0) / (upper_hu - lower_hu)
-        relative_Bhw = ((grey_Bhw - mean_B11) / step).clamp(-3.0, 3.0) * liver_Bhw
-        return torch.stack((contrast_Bhw, relative_Bhw, liver_Bhw), dim=1)
+        relative_BPhw = ((grey_BPhw - mean_B111) / step).clamp(-3.0, 3.0)
+        return torch.cat((contrast_Bhw[:, None] * liver_B1hw, relative_BPhw * liver_B1hw, liver_B1hw), dim=1)

@@ -36,7 +36,7 @@ class Recipe:
     cosine: bool = True
     average_decay: float = 0.995
     batch: int = 16
-    steps: int = 1700
+    steps: int = 1800
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed"
     augmentation: Augmentation = field(default_factory=Augmentation)
     shares: tuple[tuple[str, float], ...] = (
@@ -57,12 +57,12 @@ def default(task: Task = "liver") -> Recipe:
     if task == "liver":
         return Recipe("default", "liver")
     return Recipe(
-        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=2750,
+        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=2400,
         augmentation=Augmentation(
             rotation_deg=25.0, scale=(0.75, 1.3), shift=0.06, mirror=True, liver_offset_hu=10.0,
-            shading_hu=12.0, noise_hu=25.0, field_of_view=0.0, arms=0.0, lesions=0.5,
+            fatty=0.0, unenhanced=0.1, shading_hu=12.0, noise_hu=25.0, field_of_view=0.0, arms=0.0, lesions=0.5,
         ),
-        shares=(("spread", 0.35), ("lits", 0.55), ("phantom", 0.1)),
+        shares=(("spread", 0.3), ("lits", 0.6), ("phantom", 0.1)),
     )  # fmt: skip
 
 

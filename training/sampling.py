@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from training.augmentation import augmented, blurred
-from training.packs import Pack
+from training.packs import SINGLE_SLICES, Pack
 from training.recipes import Recipe
+from training.synthesis import Where
 
 Examples = dict[str, Tensor]
 #: How far around a painted lesion an unlabelled liver counts in full, pixels.
@@ -37,25 +38,43 @@ def slice_chances(pack: Pack, recipe: Recipe) -> Tensor:
 def redrawn(liver_BHW: Tensor) -> Tensor:
     """The mask with its outline moved in or out by a few pixels, corners rounded."""
     count = len(liver_BHW)
-    soft = blurred(liver_BHW.to(torch.float32), 0.5 + 3.0 * torch.rand(count))
+    soft = blurred(liver_BHW.to(torch.float32)[:, None], 0.5 + 3.0 * torch.rand(count))[:, 0]
     return soft > (0.25 + 0.5 * torch.rand(count)).view(-1, 1, 1)
 
 
+def overflowing(liver_BHW: Tensor, tissue_BHW: Tensor, chance: float = 0.5) -> Tensor:
+    """The mask with a round piece of what lies beside it, in some slices: heart or muscle taken for liver."""
+    count, rows, columns = liver_BHW.shape
+    soft = blurred(liver_BHW.to(torch.float32)[:, None], torch.full((count,), 2.0))[:, 0]
+    edge_BN = ((soft > 0.05) & (soft < 0.5)).flatten(1).to(torch.float32) + 1e-9
+    at = torch.multinomial(edge_BN, 1).view(-1, 1, 1)
+    y = torch.arange(rows).view(1, -1, 1) - torch.div(at, columns, rounding_mode="floor")
+    x = torch.arange(columns).view(1, 1, -1) - at % columns
+    radius = 4.0 + 26.0 * torch.rand(count, 1, 1) ** 1.5
+    happens = torch.rand(count, 1, 1) < chance
+    return liver_BHW | ((x**2 + y**2 < radius**2) & tissue_BHW & happens)
+
+
 def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
-    """A random augmented batch: hounsfield float32, labels uint8, weight float32, liver bool, all (B, H, W).
+    """A random augmented batch: hounsfield float32 (B, P, H, W); labels uint8, weight float32, liver bool (B, H, W).
 
     The liver that a lesion network is shown is redrawn, as the liver network in front of it would draw it.
     """
     at = torch.multinomial(chances, recipe.batch, replacement=True).numpy()
+    entries = [pack.entries[n] for n in at]
     hounsfield = torch.from_numpy(pack.hounsfield[at].astype(np.float32))
     labels = torch.from_numpy(pack.labels[at])
-    pixel_mm = torch.tensor([math.sqrt(math.prod(pack.entries[n].pixel_mm)) for n in at])
-    hounsfield, labels, painted = augmented(hounsfield, labels, pixel_mm, recipe.augmentation)
-    weight, liver = torch.ones_like(hounsfield), labels >= 1
+    where = Where(
+        torch.tensor([math.sqrt(math.prod(entry.pixel_mm)) for entry in entries]),
+        torch.tensor([entry.source in SINGLE_SLICES for entry in entries]),
+    )
+    hounsfield, labels, painted = augmented(hounsfield, labels, where, recipe.augmentation)
+    weight, liver = torch.ones_like(hounsfield[:, 0]), labels >= 1
     if recipe.task == "lesion":
-        labelled = torch.tensor([pack.entries[n].lesions_labelled for n in at]).view(-1, 1, 1)
+        labelled = torch.tensor([entry.lesions_labelled for entry in entries]).view(-1, 1, 1)
         reach = 2 * NEAR_PIXELS + 1
         near = functional.max_pool2d(painted.to(torch.float32)[:, None], reach, stride=1, padding=NEAR_PIXELS)[:, 0] > 0
-        weight = torch.where(labelled | near, 1.0, recipe.unlabelled_weight) * liver
-        liver = redrawn(liver)
+        shown = overflowing(redrawn(liver), hounsfield[:, 0] > -20.0)
+        weight = torch.where(labelled | near | ~liver, 1.0, recipe.unlabelled_weight) * (liver | shown)
+        liver = shown
     return {"hounsfield": hounsfield, "labels": labels, "weight": weight, "liver": liver}

@@ -1,19 +1,37 @@
 """Synthetic lesions painted into real livers: lesion labels come from few patients, livers from many.
 
-Blobs are ellipses bent by low-frequency noise, 4 to 60 mm across, with a soft edge; most are darker than the liver,
-some brighter, some with an enhancing rim. Shapes: B slices, H rows, W columns.
+Blobs are ellipsoids bent by low-frequency noise, 4 to 60 mm across, with a soft edge; most are darker than the liver,
+some brighter, some with an enhancing rim. A slice cuts one anywhere, and its neighbours cut it where they lie.
+Shapes: B slices, P planes, H rows, W columns.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.preprocessing import PLANES_MM, SLAB_MM
+
 ROUNDS = 4
 DIAMETER_MM = (4.0, 60.0)
+#: A plane is as thick as a slab: a blob is averaged over these heights in it, mm.
+HEIGHTS_MM = (-SLAB_MM, 0.0, SLAB_MM)
+
+
+@dataclass(frozen=True)
+class Where:
+    """Of each slice: the size of its pixels in mm (B,), and whether its neighbours are copies of itself (bool, B)."""
+
+    pixel_mm: Tensor
+    twin: Tensor
+
+    def of(self, chosen: Tensor) -> Where:
+        """The same for some of the slices."""
+        return Where(self.pixel_mm[chosen], self.twin[chosen])
 
 
 def _centres(liver_BHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,8 +42,24 @@ def _centres(liver_BHW: Tensor) -> tuple[Tensor, Tensor]:
     return torch.div(at, columns, rounding_mode="floor").to(torch.float32), (at % columns).to(torch.float32)
 
 
-def _blob(liver_BHW: Tensor, pixel_mm_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Signed depth in pixels (positive inside) and relative distance (1 on the edge) of one blob in each slice."""
+@dataclass(frozen=True)
+class _Blob:
+    """An ellipsoid in each slice: half its size in pixels and mm, its height over the slice, and its outline.
+
+    flat: relative distance from the axis through its centre, 1 on the outline of the middle (B, H, W).
+    """
+
+    radius: Tensor
+    radius_mm: Tensor
+    height_mm: Tensor
+    flat: Tensor
+
+    def distance(self, z_mm: float) -> Tensor:
+        """Relative distance from the centre, 1 on the surface, in the plane so far above the slice; (B, H, W)."""
+        return torch.sqrt(self.flat**2 + ((z_mm - self.height_mm) / self.radius_mm) ** 2 + 1e-6)
+
+
+def _blob(liver_BHW: Tensor, pixel_mm_B: Tensor) -> _Blob:
     count, rows, columns = liver_BHW.shape
     row, column = _centres(liver_BHW)
     low, high = math.log(DIAMETER_MM[0]), math.log(DIAMETER_MM[1])
@@ -38,32 +72,45 @@ def _blob(liver_BHW: Tensor, pixel_mm_B: Tensor) -> tuple[Tensor, Tensor]:
     along = (x * angle.cos() + y * angle.sin()) / (radius * stretch)
     across = (y * angle.cos() - x * angle.sin()) / (radius / stretch)
     bumps = functional.interpolate(torch.randn(count, 1, 20, 20), size=(rows, columns), mode="bicubic")[:, 0]
-    distance = torch.sqrt(along**2 + across**2 + 1e-6) * (1.0 + 0.18 * bumps).clamp(0.6, 1.6)
-    return (1.0 - distance) * radius, distance
+    flat = torch.sqrt(along**2 + across**2 + 1e-6) * (1.0 + 0.18 * bumps).clamp(0.6, 1.6)
+    radius_mm = radius * pixel_mm_B.view(-1, 1, 1)
+    height_mm = (torch.rand(count, 1, 1) * 1.6 - 0.8) * radius_mm
+    return _Blob(radius, radius_mm, height_mm, flat)
 
 
-def _change_hu(depth: Tensor, distance: Tensor) -> Tensor:
-    """What a blob adds to the liver in HU: a plateau with a soft edge, sometimes a rim, sometimes bright."""
-    count = len(depth)
+@dataclass(frozen=True)
+class _Looks:
+    """What a blob adds to the liver: a plateau in HU, a rim in HU (0 for none), and how soft its edge is in pixels."""
+
+    level_hu: Tensor
+    rim_hu: Tensor
+    softness: Tensor
+
+    def change_hu(self, blob: _Blob, z_mm: float) -> Tensor:
+        """What is added in one plane, (B, H, W)."""
+        distance = blob.distance(z_mm)
+        inside = torch.sigmoid((1.0 - distance) * blob.radius / self.softness)
+        return inside * self.level_hu + torch.exp(-0.5 * ((distance - 0.9) / 0.15) ** 2) * self.rim_hu
+
+
+def _looks(count: int) -> _Looks:
     softness = 0.4 + 1.6 * torch.rand(count, 1, 1)
-    inside = torch.sigmoid(depth / softness)
     kind = torch.rand(count, 1, 1)
     level = -(15.0 + 50.0 * torch.rand(count, 1, 1) ** 1.5)
     level = torch.where(kind > 0.9, 15.0 + 40.0 * torch.rand(count, 1, 1), level)
     level = torch.where(kind < 0.08, level - 40.0, level)
-    rim = torch.exp(-0.5 * ((distance - 0.9) / 0.15) ** 2) * (25.0 + 25.0 * torch.rand(count, 1, 1))
     has_rim = (kind > 0.7) & (kind < 0.85)
-    return inside * level + torch.where(has_rim, rim, torch.zeros_like(rim))
+    return _Looks(level, has_rim * (25.0 + 25.0 * torch.rand(count, 1, 1)), softness)
 
 
 def paint_lesions(
-    hounsfield_BHW: Tensor, labels_BHW: Tensor, pixel_mm_B: Tensor, chance: float
+    hounsfield_BPHW: Tensor, labels_BHW: Tensor, where: Where, chance: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Paint up to four lesions into a slice, each slice with this chance, only where there is liver.
+    """Paint up to four lesions into a slice and its neighbours, each slice with this chance, only where there is liver.
 
     Returns the HU, the labels with 2 where a lesion was painted, and the painted pixels (bool).
     """
-    count = len(hounsfield_BHW)
+    count, planes = hounsfield_BPHW.shape[:2]
     liver = labels_BHW >= 1
     painted = torch.zeros_like(liver)
     chosen = (torch.rand(count) < chance) & (liver.flatten(1).sum(dim=1) > 60)
@@ -72,9 +119,12 @@ def paint_lesions(
         active = (chosen & (rounds > n)).nonzero()[:, 0]
         if len(active) == 0:
             continue
-        depth, distance = _blob(liver[active], pixel_mm_B[active])
-        change = _change_hu(depth, distance) * liver[active]
-        hounsfield_BHW = hounsfield_BHW.index_add(0, active, change)
-        painted[active] |= (depth > 0.0) & liver[active]
+        blob, looks = _blob(liver[active], where.of(active).pixel_mm), _looks(len(active))
+        change = torch.stack([
+            torch.stack([looks.change_hu(blob, plane_mm + z_mm) for z_mm in HEIGHTS_MM]).mean(dim=0)
+            for plane_mm in PLANES_MM[:planes]
+        ], dim=1)  # fmt: skip
+        hounsfield_BPHW = hounsfield_BPHW.index_add(0, active, change * liver[active, None])
+        painted[active] |= (blob.distance(0.0) < 1.0) & liver[active]
     labels = torch.where(painted, torch.full_like(labels_BHW, 2), labels_BHW)
-    return hounsfield_BHW, labels, painted
+    return hounsfield_BPHW, labels, painted

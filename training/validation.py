@@ -22,13 +22,13 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Overlap = tuple[str, int, int, int]
 
 
-def probabilities(network: MixedUNet, hounsfield_BHW: Tensor, liver_BHW: Tensor, recipe: Recipe) -> Tensor:
+def probabilities(network: MixedUNet, hounsfield_BPHW: Tensor, liver_BHW: Tensor, recipe: Recipe) -> Tensor:
     """Probability on the pack's grid, float32 (B, H, W); of a lesion, zero outside the liver."""
     prepare, _ = build(recipe)
     lesion = recipe.task == "lesion"
-    image = prepare(hounsfield_BHW, liver_BHW) if lesion else prepare(hounsfield_BHW)
-    size = (hounsfield_BHW.shape[1], hounsfield_BHW.shape[2])
-    autocast = torch.autocast(hounsfield_BHW.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed")
+    image = prepare(hounsfield_BPHW, liver_BHW) if lesion else prepare(hounsfield_BPHW[:, 0])
+    size = (liver_BHW.shape[1], liver_BHW.shape[2])
+    autocast = torch.autocast(hounsfield_BPHW.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed")
     with torch.no_grad(), autocast:
         logit = network(image.contiguous(memory_format=torch.channels_last)).to(torch.float32)
     probability = resized(logit, size)[:, 0].sigmoid()

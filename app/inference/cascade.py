@@ -44,7 +44,7 @@ class Cascade:
         box = bounding_box(liver, spacing_mm, _stated(self.networks.lesion.card.roi_margin_mm)).slices
         hounsfield, liver = hounsfield_kji[box], liver[box]
         lesion_probability = self.networks.lesion.run(
-            hounsfield, liver, lambda fraction: on_progress("lesion", fraction)
+            hounsfield, liver, k_mm, lambda fraction: on_progress("lesion", fraction)
         )
         found = {"lesion": lesion_probability}
         if liver_probability is not None:

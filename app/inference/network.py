@@ -7,6 +7,7 @@ columns to left. Windowing, equalisation and resizing live inside the graph; no 
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ INPUTS: dict[Task, Signature] = {
         ("spacing_mm", "tensor(float)", 1),
     ),
 }
+#: A lesion network that looks at neighbouring slices takes these too: the probability of the wanted slices comes out.
+CONTEXT_INPUTS: Signature = (("spacing_mm", "tensor(float)", 1), ("wanted", "tensor(int64)", 1))
 OUTPUTS: dict[Task, Signature] = {
     "liver": (("probability", "tensor(float)", 3),),
     "lesion": (("probability", "tensor(float)", 3),),
@@ -102,6 +105,14 @@ class CrfParameters(BaseModel):
     smoothness_mm: float = Field(gt=0)
 
 
+class ContextParameters(BaseModel):
+    """How far from a slice, in mm along the scan, a lesion network with CONTEXT_INPUTS looks at others."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    context_mm: float = Field(ge=0, le=100)
+
+
 class ModelCard(BaseModel):
     """What a network says about itself; strings in the file, where an empty one means "not applicable".
 
@@ -155,7 +166,9 @@ class Network:
         self.card = _card(self._session, name)
         if self.card.task != task:
             raise BrokenModel(f"{name}: expected a network for the task {task}, found {self.card.task}.")
-        _check_signature(name, "inputs", INPUTS[task], self._session.get_inputs())
+        self._context_mm = self._context()
+        self._takes = INPUTS[task] if self._context_mm is None else INPUTS[task] + CONTEXT_INPUTS
+        _check_signature(name, "inputs", self._takes, self._session.get_inputs())
         _check_signature(name, "outputs", OUTPUTS[task], self._session.get_outputs())
         self._try_once()
 
@@ -176,6 +189,8 @@ class Network:
         except RUNTIME_ERRORS as error:
             raise BrokenModel(f"{self.name}: the graph does not run: {error}") from error
         expected = next(iter(inputs.values())).shape
+        if "wanted" in inputs:
+            expected = (len(inputs["wanted"]), *expected[1:])
         if output.shape != expected:
             raise BrokenModel(f"{self.name}: expected an output of shape {expected}, found {output.shape}.")
         if output.size and not (output.min() >= 0 and output.max() <= 1):
@@ -183,26 +198,58 @@ class Network:
         probability: Probability = output
         return probability
 
-    def batches(self, hounsfield_kji: Hounsfield, liver_kji: Mask | None = None) -> Iterator[tuple[slice, Probability]]:
-        """Which slices, and their probability (slices, rows, columns), batch after batch."""
+    def batches(
+        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None = None, slice_mm: float | None = None
+    ) -> Iterator[tuple[slice, Probability]]:
+        """Which slices, and their probability (slices, rows, columns), batch after batch.
+
+        slice_mm: distance of slices; a network that looks at neighbours raises ValueError without it.
+        """
         count = len(hounsfield_kji)
         for first in range(0, count, self.runtime.batch):
             part = slice(first, min(first + self.runtime.batch, count))
-            inputs: dict[str, npt.NDArray[np.generic]] = {"hounsfield": hounsfield_kji[part]}
-            if liver_kji is not None:
-                inputs["liver"] = liver_kji[part]
-            yield part, self.infer(**inputs)
+            yield part, self.infer(**self._feeds(hounsfield_kji, liver_kji, slice_mm, part))
+
+    def _feeds(
+        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None, slice_mm: float | None, part: slice
+    ) -> dict[str, npt.NDArray[np.generic]]:
+        read, feeds = part, dict[str, npt.NDArray[np.generic]]()
+        if self._context_mm is not None:
+            if slice_mm is None:
+                raise ValueError(f"{self.name} looks at neighbouring slices: how far away are they?")
+            reach = math.ceil(self._context_mm / slice_mm)
+            read = slice(max(0, part.start - reach), min(part.stop + reach, len(hounsfield_kji)))
+            feeds["spacing_mm"] = np.array([slice_mm, 1, 1], np.float32)
+            feeds["wanted"] = np.arange(part.start - read.start, part.stop - read.start)
+        if liver_kji is not None:
+            feeds["liver"] = liver_kji[read]
+        return {"hounsfield": hounsfield_kji[read], **feeds}
 
     def run(
-        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None = None, on_batch: OnBatch | None = None
+        self,
+        hounsfield_kji: Hounsfield,
+        liver_kji: Mask | None = None,
+        slice_mm: float | None = None,
+        on_batch: OnBatch | None = None,
     ) -> Probability:
         """Probability of every voxel (K, J, I), batch by batch; the size of the batch does not change it."""
         probability_kji = np.empty(hounsfield_kji.shape, np.float32)
-        for part, probability in self.batches(hounsfield_kji, liver_kji):
+        for part, probability in self.batches(hounsfield_kji, liver_kji, slice_mm):
             probability_kji[part] = probability
             if on_batch is not None:
                 on_batch(part.stop / len(hounsfield_kji))
         return probability_kji
+
+    def _context(self) -> float | None:
+        """How far a lesion network looks along the scan; None for one that judges each slice alone."""
+        declared = {node.name for node in self._session.get_inputs()}
+        if self.card.task != "lesion" or not declared & {name for name, _, _ in CONTEXT_INPUTS}:
+            return None
+        try:
+            return ContextParameters.model_validate(self.card.parameters).context_mm
+        except ValidationError as error:
+            message = f"{self.name}: it takes neighbouring slices, and its card has no valid context_mm."
+            raise BrokenModel(message) from error
 
     def _try_once(self) -> None:
         # odd sizes: a graph with fixed ones shows itself here, not on the first scan
@@ -211,7 +258,7 @@ class Network:
         half = np.full(shape, 0.5, np.float32)
         inputs: dict[Task, dict[str, npt.NDArray[np.generic]]] = {
             "liver": {"hounsfield": hounsfield},
-            "lesion": {"hounsfield": hounsfield, "liver": hounsfield > 0},
+            "lesion": self._feeds(hounsfield, hounsfield > 0, 2.5, slice(1, 3)),
             "crf": {
                 "probability": half,
                 "hounsfield": hounsfield,

@@ -16,6 +16,7 @@ from tests.analytic_networks import (
     crf_graph,
     lesion_graph,
     liver_graph,
+    neighbour_graph,
     phantom_models,
     ruler_graph,
     write_models,
@@ -287,3 +288,13 @@ def test_the_synthetic_abdomen_is_segmented_exactly(tmp_path, codes):
     found = cascade.segment(phantom.volume.reoriented(codes), lambda *_: None).reoriented("LPS")
     assert np.array_equal(found.labels, phantom.truth.reoriented("LPS").labels)
     assert found.lesions.any()
+
+
+def test_a_lesion_network_is_told_how_far_apart_slices_are(tmp_path):
+    scan = blocks()
+    found = segment(scan.volume, tmp_path, lesion=neighbour_graph((LESION_HU, LESION_HU), SPACING_MM[2] + 0.5))
+    dark = scan.volume.voxels == LESION_HU
+    seen = dark.copy()
+    seen[:, :, 1:] |= dark[:, :, :-1]
+    seen[:, :, :-1] |= dark[:, :, 1:]
+    assert np.array_equal(found.lesions, seen & scan.liver)

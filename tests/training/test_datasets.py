@@ -1,5 +1,7 @@
 """Every layout becomes cases, and no patient lies on two sides of a split."""
 
+from dataclasses import replace
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -7,8 +9,8 @@ import pytest
 pytest.importorskip("torch", reason="training needs PyTorch")
 
 from training.crossvalidation import kept_out_side, training_side
-from training.datasets import discover, folds, is_kept_out, kept_out_groups, patient_group
-from training.packs import Entry, Pack, liver_region, read_packs, write_pack
+from training.datasets import Case, discover, folds, is_kept_out, kept_out_groups, patient_group
+from training.packs import Entry, Pack, liver_region, on_pack_grid, read_packs, slice_distance_mm, write_pack
 
 pytestmark = pytest.mark.training
 
@@ -108,11 +110,38 @@ def test_the_region_of_a_liver_holds_all_of_it(phantom_cases):
     case = phantom_cases[0]
     region = liver_region(case)
     assert region.labels_kji.astype(bool).sum() == case.labels_kji.astype(bool).sum()
-    assert region.labels_kji.any(axis=(1, 2)).all()
+    assert region.labels_kji.size < case.labels_kji.size
 
 
-def test_a_pack_is_read_as_it_was_written(tmp_path, phantom_cases):
-    count = write_pack(tmp_path / "liver" / "phantoms", phantom_cases, "liver")
-    pack = read_packs(tmp_path, "liver")
-    assert pack.hounsfield.shape == pack.labels.shape == (count, 256, 256)
+@pytest.mark.parametrize(("task", "planes"), [("liver", 1), ("lesion", 3)])
+def test_a_pack_is_read_as_it_was_written(tmp_path, phantom_cases, task, planes):
+    count = write_pack(tmp_path / task / "phantoms", phantom_cases, task)
+    pack = read_packs(tmp_path, task)
+    assert pack.hounsfield.shape == (count, planes, 256, 256)
+    assert pack.labels.shape == (count, 256, 256)
+    assert pack.labels.any(axis=(1, 2)).all() or task == "liver"
     assert {entry.source for entry in pack.entries} == {"phantom"}
+
+
+def ramp(**changes):
+    """Slices 1 mm apart whose grey value is their number, liver in all of them."""
+    slices = np.broadcast_to(np.arange(120, dtype=np.int16)[:, None, None], (120, 8, 8))
+    case = Case("ramp", "somebody", "pairs", slices, np.ones(slices.shape, np.uint8), (1.0, 1.0, 1.0))
+    return replace(case, **changes)
+
+
+def test_the_planes_of_a_lesion_pack_are_neighbours_in_the_scan():
+    hounsfield, _ = on_pack_grid(ramp(), "lesion")
+    assert hounsfield[60, :, 0, 0].tolist() == [60, 55, 65]
+
+
+def test_slices_that_stand_alone_are_their_own_neighbours():
+    hounsfield, _ = on_pack_grid(ramp(source="spread"), "lesion")
+    assert hounsfield[60, :, 0, 0].tolist() == [60, 60, 60]
+
+
+def test_a_liver_flatter_than_one_can_be_has_thick_slices():
+    few = ramp(labels_kji=np.concatenate([np.ones((30, 8, 8), np.uint8), np.zeros((90, 8, 8), np.uint8)]))
+    assert slice_distance_mm(few) == 5.0
+    assert slice_distance_mm(ramp()) == 1.0
+    assert slice_distance_mm(replace(few, spacing_kji_mm=(3.0, 1.0, 1.0))) == 3.0

@@ -60,7 +60,7 @@ def test_the_service_takes_the_files_and_reads_their_cards(exported):
 @pytest.mark.parametrize("task", ["liver", "lesion"])
 def test_the_size_of_the_batch_does_not_change_the_result(exported, task):
     hounsfield, liver = scan()
-    inputs = (hounsfield,) if task == "liver" else (hounsfield, liver)
+    inputs = (hounsfield,) if task == "liver" else (hounsfield, liver, 2.5)
     one, many = (network(exported, task, batch=batch).run(*inputs) for batch in (1, 5))
     assert np.abs(one - many).max() <= 1e-6
     assert one.std() > 0
@@ -68,7 +68,7 @@ def test_the_size_of_the_batch_does_not_change_the_result(exported, task):
 
 def test_outside_the_liver_there_is_no_lesion(exported):
     hounsfield, liver = scan()
-    assert not network(exported, "lesion").run(hounsfield, liver)[~liver].any()
+    assert not network(exported, "lesion").run(hounsfield, liver, 2.5)[~liver].any()
 
 
 def test_the_manifest_names_both_files_and_keeps_the_entry_of_the_crf(exported):

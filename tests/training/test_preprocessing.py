@@ -6,11 +6,13 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs PyTorch")
 
 from training.preprocessing import (
+    CONTEXT_MM,
     LesionInput,
     LiverInput,
     equalised,
     equalised_between_levels,
     resized,
+    slabs,
     windowed,
 )
 
@@ -87,14 +89,14 @@ def test_a_slice_of_one_grey_value_gives_numbers():
     hounsfield = torch.full((1, 20, 20), -1000, dtype=torch.int16)
     assert torch.isfinite(LiverInput((-100.0, 300.0), 16, equalise_first=True)(hounsfield)).all()
     nothing = torch.zeros((1, 20, 20), dtype=torch.bool)
-    assert torch.isfinite(LesionInput((-50.0, 240.0), 16)(hounsfield, nothing)).all()
+    assert torch.isfinite(LesionInput((-50.0, 240.0), 16)(hounsfield[:, None].repeat(1, 3, 1, 1), nothing)).all()
 
 
 def test_the_lesion_input_is_blind_outside_the_liver():
     random = np.random.default_rng(7)
     liver = torch.zeros((1, 64, 64), dtype=torch.bool)
     liver[:, 16:48, 16:48] = True
-    first = torch.from_numpy(random.integers(50, 150, (1, 64, 64)).astype(np.int16))
+    first = torch.from_numpy(random.integers(50, 150, (1, 3, 64, 64)).astype(np.int16))
     other = torch.where(liver, first, torch.tensor(1000, dtype=torch.int16))
     prepare = LesionInput((-50.0, 240.0), 64)
     assert torch.equal(prepare(first, liver), prepare(other, liver))
@@ -112,3 +114,34 @@ def test_the_resize_is_bilinear_with_antialiasing(size):
     image = torch.from_numpy(np.random.default_rng(9).uniform(0, 255, (2, 1, 131, 117)))
     expected = torch.nn.functional.interpolate(image, size=size, mode="bilinear", antialias=True)
     assert (resized(image.to(torch.float32), size) - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("slice_mm", [0.7, 1.0, 3.0, 5.0, 8.0])
+def test_planes_are_gaussian_averages_along_the_scan(slice_mm):
+    hounsfield = np.random.default_rng(10).integers(-900, 900, (40, 3, 4)).astype(np.int16)
+    wanted = [17, 20]
+    found = slabs(torch.from_numpy(hounsfield), torch.tensor(wanted), torch.tensor(slice_mm)).numpy()
+    clipped = np.clip(hounsfield.astype(np.float64), -200, 400)
+    for n, k in enumerate(wanted):
+        for p, plane_mm in enumerate((0.0, -5.0, 5.0)):
+            away = (np.arange(40) - k) * slice_mm - plane_mm
+            weight = np.where(np.abs(away) <= 6.0, np.exp(-0.5 * (away / 2.0) ** 2), 0.0)
+            expected = np.tensordot(weight / weight.sum(), clipped, 1)
+            assert np.abs(found[n, p] - expected).max() < 0.05
+
+
+def test_at_the_end_of_a_scan_there_are_planes_too():
+    hounsfield = torch.arange(5, dtype=torch.int16).view(5, 1, 1).repeat(1, 2, 2) * 10
+    for slice_mm in (1.0, 5.0, 20.0):
+        planes = slabs(hounsfield, torch.tensor([0, 4]), torch.tensor(slice_mm))
+        assert torch.isfinite(planes).all()
+        assert (planes[0, 1] <= planes[0, 2] + 1e-3).all()
+    assert torch.allclose(slabs(hounsfield, torch.tensor([0]), torch.tensor(20.0))[0], torch.zeros(3, 2, 2), atol=1e-3)
+
+
+def test_what_lies_further_away_than_the_context_changes_nothing():
+    hounsfield = torch.from_numpy(np.random.default_rng(11).integers(0, 200, (60, 2, 2)).astype(np.int16))
+    reach = int(np.ceil(CONTEXT_MM / 1.5))
+    whole = slabs(hounsfield, torch.tensor([30]), torch.tensor(1.5))
+    part = slabs(hounsfield[30 - reach : 31 + reach], torch.tensor([reach]), torch.tensor(1.5))
+    assert torch.allclose(whole, part, atol=1e-4)

@@ -16,6 +16,7 @@ from tests.analytic_networks import (
     crf_graph,
     lesion_graph,
     liver_graph,
+    neighbour_graph,
     with_card,
 )
 
@@ -145,6 +146,33 @@ def test_a_whole_volume_is_run_in_batches_without_losing_a_slice():
     assert np.array_equal(probability > 0.5, (hounsfield >= 50) & (hounsfield <= 150))
     assert probability.dtype == np.float32
     assert fractions == [3 / 8, 6 / 8, 1.0]
+
+
+@pytest.mark.parametrize("slice_mm", [0.7, 2.5, 10.0])
+@pytest.mark.parametrize("batch", [1, 3, 50])
+def test_a_network_sees_its_neighbouring_slices_whatever_the_batch_and_the_spacing(slice_mm, batch):
+    hounsfield = np.random.default_rng(2).integers(0, 1000, (23, 4, 5)).astype(np.int16)
+    liver = hounsfield % 3 > 0
+    graph = with_card(neighbour_graph((0, 40), 6.0), trained_with="0" * 64)
+    found = network(graph, "lesion", Runtime(threads=1, batch=batch)).run(hounsfield, liver, slice_mm)
+    expected = [
+        (hounsfield[[m for m in range(23) if abs(m - k) * slice_mm <= 6.0]] <= 40).any(axis=0) for k in range(23)
+    ]
+    assert np.array_equal(found > 0.5, np.array(expected) & liver)
+
+
+def test_a_network_that_looks_at_neighbours_wants_to_know_how_far_away_they_are():
+    graph = with_card(neighbour_graph((0, 40), 6.0), trained_with="0" * 64)
+    some = np.zeros((3, 4, 5), np.int16)
+    with pytest.raises(ValueError, match="how far away"):
+        network(graph, "lesion").run(some, some == 0)
+
+
+@pytest.mark.parametrize("parameters", ["{}", '{"context_mm": -1}', '{"context_mm": "far"}'])
+def test_a_network_that_does_not_say_how_far_it_looks_is_refused(parameters):
+    graph = with_card(neighbour_graph((0, 40), 6.0, parameters=parameters), trained_with="0" * 64)
+    with pytest.raises(BrokenModel, match="context_mm"):
+        network(graph, "lesion")
 
 
 def test_views_of_any_memory_order_give_the_same_answer():
