@@ -109,7 +109,13 @@ def _segment(case: Case, cascade: Cascade, settings: Settings, console: Console,
         with _progress_bar(console, case.name, quiet=quiet) as tell:
             case.output.parent.mkdir(parents=True, exist_ok=True)
             request = Request(
-                case.scan, case.reference, case.output, settings.limits(), case.series_uid, settings.seg_kind
+                case.scan,
+                case.reference,
+                case.output,
+                settings.limits(),
+                case.series_uid,
+                settings.seg_kind,
+                settings.split_lesions,
             )
             report = run(request, cascade, tell)
     except OSError as error:

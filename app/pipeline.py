@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,6 +43,7 @@ class Request:
     """scan: the CT. reference: labels 0, 1, 2 on its grid, or None. output: the folder for `FILES`.
 
     series_uid: which series of a zip, or None if there is one. seg_kind: how masks are stored in DICOM.
+    split_lesions: whether lesions that touch count as several where a neck lies between them.
     """
 
     scan: Path
@@ -51,6 +52,7 @@ class Request:
     limits: Limits = DEFAULT_LIMITS
     series_uid: str | None = None
     seg_kind: Kind = "BINARY"
+    split_lesions: bool = False
 
 
 def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stage, _fraction: None) -> Report:
@@ -65,7 +67,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     clock.enter("quality")
     before = check_scan(scan.volume)
     require(before)
-    segmentation = cascade.segment(scan.volume, clock.within)
+    segmentation = replace(cascade.segment(scan.volume, clock.within), split_lesions=request.split_lesions)
     clock.enter("measure")
     measured = measure(segmentation, scan.volume)
     agreement = None if reference is None else agree(segmentation, reference)
@@ -76,6 +78,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
         models={network.card.task: _identity(network) for network in cascade.networks},
         liver=measured.liver,
         lesions=measured.lesions,
+        lesions_split=request.split_lesions,
         agreement=agreement,
         quality=Quality(findings=(*_remarks(scan, measured), *before.findings, *after)),
         timings_s=clock.timings(),

@@ -52,8 +52,10 @@ class Settings(BaseSettings):
     provider: Literal["cpu", "cuda"] = "cpu"
     #: Slices in one run of a network; changes speed and memory, never the result.
     batch: int = Field(8, ge=1)
-    #: What refines the probabilities. The one setting that changes results: for comparisons and oracles.
+    #: What refines the probabilities. It changes results: for comparisons and oracles.
     crf_backend: Literal["onnx", "pydensecrf", "none"] = "onnx"
+    #: Whether lesions that touch count as several where a neck lies between them. It changes results, too.
+    split_lesions: bool = False
     #: How masks are stored in DICOM; few archives and viewers know LABELMAP yet.
     seg_kind: Literal["BINARY", "LABELMAP"] = "BINARY"
 

@@ -7,7 +7,7 @@ import csv
 import hashlib
 import html
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -49,9 +49,13 @@ SHEET_POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 
+_AXES = ("right", "anterior", "superior")
 _COLUMNS = (
     *("id", "volume_ml", "share_of_liver", "longest_axial_diameter_mm", "perpendicular_diameter_mm"),
     *("right_mm", "anterior_mm", "superior_mm", "mean_hu", "touches_border"),
+    *("volume_low_ml", "volume_high_ml", "mean_probability", "sphericity", "capsule_distance_mm"),
+    *("sd_hu", "p5_hu", "median_hu", "p95_hu", "axial_slice"),
+    *(f"{chord}_{end}_{axis}_mm" for chord in ("longest", "perpendicular") for end in "ab" for axis in _AXES),
 )
 
 #: The most lesions that are listed; the page says how many more there are.
@@ -95,8 +99,17 @@ def lesions_csv(report: Report) -> str:
         share = _share(lesion, report)
         diameters = lesion.longest_axial_diameter_mm, lesion.perpendicular_diameter_mm
         where = *lesion.centroid_mm, lesion.mean_hu, str(lesion.touches_border).lower()
-        writer.writerow((lesion.id, lesion.volume_ml, share, *diameters, *where))
+        writer.writerow((lesion.id, lesion.volume_ml, share, *diameters, *where, *_further(lesion)))
     return out.getvalue()
+
+
+def _further(lesion: LesionReport) -> Iterator[float | None]:
+    """Empty cells for what an older version did not measure."""
+    yield from lesion.volume_interval_ml or (None, None)
+    yield from (lesion.mean_probability, lesion.sphericity, lesion.capsule_distance_mm)
+    yield from (lesion.sd_hu, lesion.p5_hu, lesion.median_hu, lesion.p95_hu, lesion.axial_slice)
+    for chord in (lesion.longest_ends_mm, lesion.perpendicular_ends_mm):
+        yield from (None,) * 6 if chord is None else (*chord[0], *chord[1])
 
 
 def _share(lesion: LesionReport, report: Report) -> float:

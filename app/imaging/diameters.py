@@ -7,6 +7,7 @@ give or take a fraction of a voxel; between voxel centres it would be a voxel sh
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -18,16 +19,38 @@ from app.imaging.volume import Float64, Geometry, Mask
 #: Lengths closer than this are equal: the same chord seen from another orientation differs by rounding.
 SAME_LENGTH_MM = 1e-6
 
+Point = tuple[float, float, float]
+Chord = tuple[Point, Point]
+
 
 class Diameters(NamedTuple):
     """longest_mm: the longest chord within any one axial slice. perpendicular_mm: the longest across it there.
 
-    Chords are those of the convex hull of the outline in the slice. Of several longest chords the one with the
-    longest perpendicular counts, so that the orientation of the array does not decide.
+    Chords are those of the convex hull of the outline in the slice; they cross. The ends of the longest lie on the
+    outline, those of the perpendicular on the hull, which spans the bays of a lesion that is not convex. slice: the
+    number of the slice along the array axis across it. ends: RAS+ mm, the one nearer to the head first, then the one
+    nearer to the front, then to the right.
+
+    Of several longest chords the one with the longest perpendicular counts, of several of these the one whose ends
+    come first in the order above; of several longest perpendiculars, the one nearest to the middle of the chord. So the
+    orientation of the array decides nothing.
     """
 
     longest_mm: float
     perpendicular_mm: float
+    slice: int
+    longest_ends_mm: Chord
+    perpendicular_ends_mm: Chord
+
+
+class _Cross(NamedTuple):
+    """Two crossing chords in one slice: their ends (2, 2) each, in mm of the slice's plane."""
+
+    longest_mm: float
+    perpendicular_mm: float
+    slice: int
+    longest: Float64
+    perpendicular: Float64
 
 
 def axial_axis(geometry: Geometry) -> int:
@@ -35,20 +58,54 @@ def axial_axis(geometry: Geometry) -> int:
     return next(axis for axis, code in enumerate(geometry.axis_codes) if code in "SI")
 
 
-def axial_diameters(mask: Mask, geometry: Geometry) -> Diameters:
-    """Measure the lesion in `mask` (bool, any box of the grid of `geometry`) in mm; an empty one has no extent.
+def axial_diameters(mask: Mask, geometry: Geometry, start: tuple[int, int, int] = (0, 0, 0)) -> Diameters:
+    """Measure the lesion in `mask`: bool, the box of the grid of `geometry` that begins at voxel `start`.
 
-    Lengths are right on anisotropic, oblique and sheared grids: they are taken in the plane of the slice.
+    Lengths are right on anisotropic, oblique and sheared grids: they are taken in the plane of the slice. Raises
+    ValueError if the mask is empty.
     """
     through = axial_axis(geometry)
     plane = _plane_basis(geometry, through)
+    crosses: list[_Cross] = []
+    longest_mm = 0.0
     slices = np.moveaxis(mask, through, 0)
-    best = Diameters(0.0, 0.0)
-    for inside in slices[slices.any(axis=(1, 2))]:
-        corners = _outline(inside) @ plane
-        if np.hypot(*np.ptp(corners, axis=0)) >= best.longest_mm - SAME_LENGTH_MM:
-            best = _longer(best, _chords(corners))
-    return best
+    for k in np.flatnonzero(slices.any(axis=(1, 2))):
+        corners = _outline(slices[k]) @ plane
+        if np.hypot(*np.ptp(corners, axis=0)) >= longest_mm - SAME_LENGTH_MM:
+            crosses += _crosses(corners, int(k))
+            longest_mm = max(longest_mm, crosses[-1].longest_mm)
+    if not crosses:
+        raise ValueError("an empty mask has no diameters")
+    crosses = [each for each in crosses if each.longest_mm >= longest_mm - SAME_LENGTH_MM]
+    widest_mm = max(each.perpendicular_mm for each in crosses)
+    equal = [each for each in crosses if each.perpendicular_mm >= widest_mm - SAME_LENGTH_MM]
+    in_patient = _InPatient(geometry, start, through, np.linalg.inv(plane).astype(np.float64))
+    return max((in_patient.diameters(each) for each in equal), key=lambda found: _order(found.longest_ends_mm))
+
+
+class _InPatient(NamedTuple):
+    """The way from a slice's plane back to RAS+ mm."""
+
+    geometry: Geometry
+    start: tuple[int, int, int]
+    through: int
+    to_voxels: Float64
+
+    def diameters(self, cross: _Cross) -> Diameters:
+        number = cross.slice + self.start[self.through]
+        longest, perpendicular = (self._chord(ends, cross.slice) for ends in (cross.longest, cross.perpendicular))
+        return Diameters(cross.longest_mm, cross.perpendicular_mm, number, longest, perpendicular)
+
+    def _chord(self, ends: Float64, k: int) -> Chord:
+        ijk = np.insert(ends @ self.to_voxels, self.through, k, axis=1) + self.start
+        (a, b, c), (d, e, f) = self.geometry.to_mm(ijk).tolist()
+        one, other = (a, b, c), (d, e, f)
+        return (one, other) if _order((one,)) >= _order((other,)) else (other, one)
+
+
+def _order(points_mm: tuple[Point, ...]) -> tuple[float, ...]:
+    """What is largest for points near to the head, then to the front, then to the right."""
+    return tuple(round(axis, 3) for x, y, z in points_mm for axis in (z, y, x))
 
 
 def _plane_basis(geometry: Geometry, through: int) -> Float64:
@@ -73,37 +130,44 @@ def _outline(inside: Mask) -> Float64:
     return points
 
 
-def _longer(one: Diameters, other: Diameters) -> Diameters:
-    if abs(one.longest_mm - other.longest_mm) <= SAME_LENGTH_MM:
-        return one if one.perpendicular_mm >= other.perpendicular_mm else other
-    return max(one, other)
-
-
-def _chords(points_mm: Float64) -> Diameters:
-    """Longest chord of the convex hull of points (n, 2) and the longest chord of the hull perpendicular to it."""
+def _crosses(points_mm: Float64, k: int) -> Iterator[_Cross]:
+    """Every longest chord of the convex hull of points (n, 2) in slice k, and the longest perpendicular to it."""
     hull = points_mm[ConvexHull(points_mm).vertices]
     between = hull[:, None, :] - hull[None, :, :]
     lengths = np.hypot(between[..., 0], between[..., 1])
-    longest = float(lengths.max())
-    best = Diameters(longest, 0.0)
-    for i, j in np.argwhere(np.triu(lengths >= longest - SAME_LENGTH_MM)):
-        best = _longer(best, Diameters(longest, _widest_across(hull, between[i, j] / longest)))
-    return best
+    longest_mm = float(lengths.max())
+    for i, j in np.argwhere(np.triu(lengths >= longest_mm - SAME_LENGTH_MM)):
+        across = _widest_across(hull, hull[[i, j]])
+        yield _Cross(longest_mm, float(np.hypot(*(across[1] - across[0]))), k, hull[[i, j]], across)
 
 
-def _widest_across(hull: Float64, direction: npt.NDArray[np.float64]) -> float:
-    """Longest chord of a convex polygon (n, 2) perpendicular to a unit vector.
+def _widest_across(hull: Float64, chord: Float64) -> Float64:
+    """Ends (2, 2) of the longest chord of a convex polygon (n, 2) perpendicular to a chord (2, 2) of it.
 
-    The length of such chords is concave and piecewise linear along the direction: it peaks at a corner.
+    The length of such chords is concave and piecewise linear along the direction: it peaks at a corner, and where it
+    stays at its peak, it does so in one piece. Of these the chord nearest to the middle is taken.
     """
-    t = hull @ direction
-    s = hull @ np.array([-direction[1], direction[0]])
+    direction = (chord[1] - chord[0]) / np.hypot(*(chord[1] - chord[0]))
+    normal = np.array([-direction[1], direction[0]])
+    t, s = hull @ direction, hull @ normal
+    middle = float(chord.mean(axis=0) @ direction)
+    places = np.append(t, middle)
+    low, high = _cut(t, s, places)
+    widest = np.flatnonzero(high - low >= (high - low).max() - SAME_LENGTH_MM)
+    best = widest[np.abs(places[widest] - middle).argmin()]
+    foot = places[best] * direction
+    return np.stack([foot + low[best] * normal, foot + high[best] * normal])
+
+
+def _cut(t: Float64, s: Float64, places: Float64) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """The lowest and highest s of a convex polygon with corners (t, s) at each of some places along t."""
     ahead_t, ahead_s = np.roll(t, -1), np.roll(s, -1)
     span = ahead_t - t
-    span[np.abs(span) <= SAME_LENGTH_MM] = np.nan  # a side across the direction: its two corners stand for it
-    where = (t[:, None] - t) / span  # (corner, side): how far along the side the line through the corner meets it
+    beside = np.abs(span) <= SAME_LENGTH_MM  # a side across the direction: its two corners stand for it
+    where = (places[:, None] - t) / np.where(beside, np.nan, span)  # how far along a side its line meets the place
     meets = np.abs(where - 0.5) * np.abs(span) <= np.abs(span) / 2 + SAME_LENGTH_MM
     met = s + np.clip(where, 0, 1) * (ahead_s - s)
-    high = np.maximum(np.where(meets, met, -np.inf).max(axis=1), s)
-    low = np.minimum(np.where(meets, met, np.inf).min(axis=1), s)
-    return float((high - low).max())
+    corner = np.abs(places[:, None] - t) <= SAME_LENGTH_MM
+    high = np.maximum(np.where(meets, met, -np.inf).max(axis=1), np.where(corner, s, -np.inf).max(axis=1))
+    low = np.minimum(np.where(meets, met, np.inf).min(axis=1), np.where(corner, s, np.inf).min(axis=1))
+    return low, high

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 import cc3d
 import numpy as np
 import numpy.typing as npt
 
-from app.imaging.region import Box, bounding_box
-from app.imaging.volume import Float64, Segmentation
+from app.imaging.region import Box, bounding_box, touching_components
+from app.imaging.touching import split_touching
+from app.imaging.volume import Float64, Geometry, Label, Segmentation
 
 #: Lesion numbers are uint16; of more components than this (a mask that is nothing but noise) the largest count.
 MOST_LESIONS = 65535
@@ -20,8 +22,9 @@ Ids = npt.NDArray[np.uint16]
 
 @dataclass(frozen=True, eq=False)
 class NumberedLesions:
-    """The 26-connected components of the lesion mask, numbered 1..n from the largest to the smallest.
+    """The lesions, numbered 1..n from the largest to the smallest.
 
+    A lesion is a 26-connected component of the lesion mask, or a part of one if the segmentation splits them.
     Lesions of equal size are numbered from head to foot, then from front to back, then from right to left, so that
     numbers do not depend on how the array is stored.
     ids: uint16, 0 outside lesions, on `box` of the grid of `shape`. voxel_counts (n,), centroids_ijk (n, 3) and
@@ -44,21 +47,37 @@ class NumberedLesions:
 
     def mask(self, number: int) -> npt.NDArray[np.bool_]:
         """Where lesion `number` lies within its own box."""
-        box = self.boxes[number - 1]
-        inner = tuple(slice(a - o, b - o) for a, b, o in zip(box.start, box.stop, self.box.start, strict=True))
-        own: npt.NDArray[np.bool_] = self.ids[inner] == number
+        own: npt.NDArray[np.bool_] = self.ids[self.boxes[number - 1].within(self.box)] == number
         return own
 
 
+#: Half a dozen readers ask for the lesions of one segmentation, which never changes.
+_KNOWN: WeakKeyDictionary[Segmentation, NumberedLesions] = WeakKeyDictionary()
+
+
 def number_lesions(segmentation: Segmentation) -> NumberedLesions:
-    """Find and number the lesions of a segmentation; without any, all arrays are empty."""
-    geometry, mask = segmentation.geometry, segmentation.lesions
-    if not mask.any():
+    """Find and number the lesions of a segmentation; without any, all arrays are empty. Found once, then known."""
+    known = _KNOWN.get(segmentation)
+    if known is None:
+        known = _KNOWN[segmentation] = _numbered(segmentation)
+    return known
+
+
+def _numbered(segmentation: Segmentation) -> NumberedLesions:
+    geometry, liver_box = segmentation.geometry, segmentation.box
+    if liver_box is None or not (mask := segmentation.labels[liver_box.slices] == Label.LESION).any():
         nowhere = Box((0, 0, 0), (0, 0, 0))
         nothing = np.zeros((0, 0, 0), dtype=np.uint16)
         return NumberedLesions(geometry.shape, nowhere, nothing, np.zeros(0, np.int64), np.zeros((0, 3)), ())
-    box = bounding_box(mask, geometry.spacing_mm, 0.0)
-    components = cc3d.connected_components(mask[box.slices], connectivity=26, binary_image=True)
+    inner = bounding_box(mask, geometry.spacing_mm, 0.0)
+    components = touching_components(mask[inner.slices])
+    if segmentation.split_lesions:
+        components = split_touching(components, geometry)
+    return _in_order(components, inner.moved(liver_box.start), geometry)
+
+
+def _in_order(components: npt.NDArray[np.unsignedinteger], box: Box, geometry: Geometry) -> NumberedLesions:
+    """Number components (0 is background) on `box` of a grid."""
     found = cc3d.statistics(components, no_slice_conversion=True)
     counts = found["voxel_counts"][1:].astype(np.int64)
     centroids = np.asarray(found["centroids"][1:], dtype=np.float64) + box.start

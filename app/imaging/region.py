@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import cc3d
 import numpy as np
+import numpy.typing as npt
 
-from app.imaging.volume import Mask
+Mask = npt.NDArray[np.bool_]
 
 #: A margin of 9.0000001 voxels is one of 9: spacings come out of affines with rounding errors.
 MARGIN_TOLERANCE_VOXELS = 1e-4
@@ -36,6 +37,19 @@ class Box:
     def shape(self) -> tuple[int, int, int]:
         """Voxels along each axis."""
         a, b, c = (end - first for first, end in zip(self.start, self.stop, strict=True))
+        return a, b, c
+
+    def moved(self, by: tuple[int, int, int]) -> Box:
+        """The box so many voxels further along each axis."""
+        (a, b, c), (d, e, f), (i, j, k) = self.start, self.stop, by
+        return Box((a + i, b + j, c + k), (d + i, e + j, f + k))
+
+    def within(self, other: Box) -> tuple[slice, slice, slice]:
+        """What to index an array with that covers only `other`, which holds this box."""
+        a, b, c = (
+            slice(first - origin, end - origin)
+            for first, end, origin in zip(self.start, self.stop, other.start, strict=True)
+        )
         return a, b, c
 
 
@@ -64,6 +78,14 @@ def _extent(mask: Mask) -> tuple[list[int], list[int]]:
             raise ValueError("an empty mask has no bounding box")
         start[axis], stop[axis] = start[axis] + int(hit[0]), start[axis] + int(hit[-1]) + 1
     return start, stop
+
+
+def touching_components(mask: Mask) -> npt.NDArray[np.unsignedinteger]:
+    """The 26-connected parts of the mask, numbered from 1: faces, edges and corners connect; 0 is outside."""
+    # Unpadded, cc3d 4.1 fails on components that lie as close as they can, such as 1 0 1 in a row.
+    padded = np.pad(mask, 1)
+    components: npt.NDArray[np.unsignedinteger] = cc3d.connected_components(padded, connectivity=26, binary_image=True)
+    return components[1:-1, 1:-1, 1:-1]
 
 
 def largest_component(mask: Mask) -> Mask:

@@ -17,6 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from app.errors import InvalidGeometry
+from app.imaging.evidence import Evidence
+from app.imaging.region import Box, Mask, bounding_box
+
+__all__ = ["Float64", "Geometry", "Label", "Mask", "Segmentation", "Volume"]
 
 #: Cosine between two grid axes above which the grid counts as sheared (about 0.06 degrees).
 SHEAR_TOLERANCE = 1e-3
@@ -25,7 +29,6 @@ SHEAR_TOLERANCE = 1e-3
 SAME_GRID_MM = 0.01
 
 Float64 = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 class Label(IntEnum):
@@ -160,10 +163,16 @@ class Volume:
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """Labels on a grid: uint8 (I, J, K) of `Label`. A lesion lies in the liver by construction."""
+    """Labels on a grid: uint8 (I, J, K) of `Label`. A lesion lies in the liver by construction.
+
+    evidence: the probabilities that the lesions were drawn from; None if nobody kept them, as of a reference.
+    split_lesions: whether lesions that touch count as several where `app.imaging.touching` says so.
+    """
 
     labels: npt.NDArray[np.uint8]
     geometry: Geometry
+    evidence: Evidence | None = None
+    split_lesions: bool = False
 
     def __post_init__(self) -> None:
         _on_grid(self.labels, self.geometry, np.uint8)
@@ -181,8 +190,15 @@ class Segmentation:
         lesions: Mask = self.labels == Label.LESION
         return lesions
 
+    @cached_property
+    def box(self) -> Box | None:
+        """The smallest box that holds every label; None without any. Most questions are about it alone."""
+        labelled = self.liver
+        return bounding_box(labelled, self.geometry.spacing_mm, 0.0) if labelled.any() else None
+
     def reoriented(self, axis_codes: str) -> Segmentation:
         """The same labels with the axes flipped and permuted to `axis_codes`."""
         transform = self.geometry.orientation_to(axis_codes)
         labels = nib.orientations.apply_orientation(self.labels, transform)
-        return Segmentation(labels, self.geometry.reoriented(axis_codes))
+        evidence = None if self.evidence is None else self.evidence.reoriented(transform, self.geometry.shape)
+        return Segmentation(labels, self.geometry.reoriented(axis_codes), evidence, self.split_lesions)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
 from app.errors import NoLiver
-from app.imaging.region import bounding_box, largest_component
-from app.imaging.volume import Label, Mask, Segmentation, Volume
+from app.imaging.evidence import Evidence
+from app.imaging.region import Box, bounding_box, largest_component
+from app.imaging.volume import Geometry, Label, Mask, Segmentation, Volume
 from app.inference.crf import refine
 from app.inference.manifest import Networks
 from app.inference.network import CrfParameters, Hounsfield, Probability, Runtime
@@ -41,25 +43,25 @@ class Cascade:
 
         liver, liver_probability = self._liver(hounsfield_kji, on_progress)
         _require_a_liver(liver, spacing_mm)
-        box = bounding_box(liver, spacing_mm, _stated(self.networks.lesion.card.roi_margin_mm)).slices
+        region = bounding_box(liver, spacing_mm, _stated(self.networks.lesion.card.roi_margin_mm))
+        box = region.slices
         hounsfield, liver = hounsfield_kji[box], liver[box]
         lesion_probability = self.networks.lesion.run(
             hounsfield, liver, k_mm, lambda fraction: on_progress("lesion", fraction)
         )
-        found = {"lesion": lesion_probability}
+        given = {"lesion": lesion_probability}
         if liver_probability is not None:
-            found["liver"] = liver_probability[box]
-        refined = self._refined(found, hounsfield, spacing_mm, on_progress)
+            given["liver"] = liver_probability[box]
+        refined = self._refined(given, hounsfield, spacing_mm, on_progress)
         if "liver" in refined:
             liver = largest_component(refined["liver"] >= _stated(self.networks.liver.card.threshold))
             _require_a_liver(liver, spacing_mm)
-        lesion = (refined["lesion"] >= _stated(self.networks.lesion.card.threshold)) & liver
-
-        labels_kji = np.zeros(hounsfield_kji.shape, np.uint8)
-        labels_kji[box] = np.where(lesion, Label.LESION, np.where(liver, Label.LIVER, Label.BACKGROUND))
-        turned = Segmentation(labels_kji.T, upright.geometry).reoriented(volume.geometry.axis_codes)
-        # there and back rounds the affine in its last digits: the labels get the very grid that came in
-        return Segmentation(turned.labels, volume.geometry)
+        evidence = Evidence(
+            refined["lesion"].T,
+            Box(region.start[::-1], region.stop[::-1]),
+            _stated(self.networks.lesion.card.threshold),
+        )
+        return _labelled(liver, evidence, upright.geometry, volume.geometry)
 
     def _liver(self, hounsfield_kji: Hounsfield, on_progress: Progress) -> tuple[Mask, Probability | None]:
         """The largest component (K, J, I), and the probability of all voxels if the CRF is to refine it."""
@@ -90,6 +92,17 @@ class Cascade:
         if not self._refines:
             on_progress("crf", 1.0)
         return refined
+
+
+def _labelled(liver_kji: Mask, evidence: Evidence, upright: Geometry, geometry: Geometry) -> Segmentation:
+    """What is liver within the evidence's box (K, J, I), and which of it is lesion, on the grid that came in."""
+    liver = liver_kji.T
+    labels = np.zeros(upright.shape, np.uint8, order="F")
+    is_lesion = evidence.probability >= evidence.threshold
+    labels[evidence.box.slices] = np.where(liver, np.where(is_lesion, Label.LESION, Label.LIVER), Label.BACKGROUND)
+    turned = Segmentation(labels, upright, evidence).reoriented(geometry.axis_codes)
+    # there and back rounds the affine in its last digits: the labels get the very grid that came in
+    return replace(turned, geometry=geometry)
 
 
 def _require_a_liver(liver: Mask, spacing_mm: Spacing) -> None:

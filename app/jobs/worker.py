@@ -324,7 +324,7 @@ def _prepare(settings: Settings) -> tuple[Run, dict[str, object]]:
 
     def run(work: Work, tell: Progress) -> list[Notice]:
         request = pipeline.Request(
-            work.scan, work.reference, work.output, limits, work.series_uid, seg_kind=settings.seg_kind
+            work.scan, work.reference, work.output, limits, work.series_uid, settings.seg_kind, settings.split_lesions
         )
         report = pipeline.run(request, cascade, tell)
         told = [found for found in report.quality.findings if found.severity != "info"]

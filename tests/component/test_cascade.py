@@ -11,7 +11,10 @@ from app.imaging.volume import Geometry, Segmentation, Volume
 from app.inference.cascade import Cascade
 from app.inference.manifest import load_networks
 from app.inference.network import Runtime
+from app.report import measure
 from tests.analytic_networks import (
+    DOUBTFUL,
+    SURE,
     contrary_graph,
     crf_graph,
     lesion_graph,
@@ -298,3 +301,16 @@ def test_a_lesion_network_is_told_how_far_apart_slices_are(tmp_path):
     seen[:, :, 1:] |= dark[:, :, :-1]
     seen[:, :, :-1] |= dark[:, :, 1:]
     assert np.array_equal(found.lesions, seen & scan.liver)
+
+
+@pytest.mark.parametrize("codes", ORIENTATIONS[::5])
+def test_the_probabilities_behind_the_lesions_come_along_on_the_grid_that_came_in(tmp_path, codes):
+    scan = blocks()
+    found = segment(scan.volume.reoriented(codes), tmp_path)
+    lesions = measure(found, scan.volume.reoriented(codes)).lesions
+    assert len(lesions) == 3
+    for lesion in lesions:
+        doubtful = lesion.mean_hu == DOUBTFUL_LESION_HU
+        assert lesion.mean_probability == pytest.approx(DOUBTFUL if doubtful else SURE)
+        low, high = lesion.volume_interval_ml
+        assert (low, high) == pytest.approx((0.0 if doubtful else lesion.volume_ml, lesion.volume_ml))
