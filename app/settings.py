@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.imaging.scan import Limits
 
 if TYPE_CHECKING:
-    from app.inference.network import Runtime
+    from app.inference.session import Runtime
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
 _MIB = 1024 * 1024
@@ -49,9 +49,11 @@ class Settings(BaseSettings):
     #: Threads for the networks; 0 takes one for each core.
     threads: int = Field(0, ge=0)
     #: Where the networks run.
-    provider: Literal["cpu", "cuda"] = "cpu"
-    #: Slices in one run of a network; changes speed and memory, never the result.
-    batch: int = Field(8, ge=1)
+    provider: Literal["cpu", "cuda", "tensorrt"] = "cpu"
+    #: Slices in one run of a network; 0 takes what suits the provider. Changes speed and memory, never the result.
+    batch: int = Field(0, ge=0)
+    #: "int8" has a CPU run the 8-bit form of a network where there is one, "float32" never.
+    precision: Literal["int8", "float32"] = "int8"
     #: What refines the probabilities. It changes results: for comparisons and oracles.
     crf_backend: Literal["onnx", "pydensecrf", "none"] = "onnx"
     #: Whether lesions that touch count as several where a neck lies between them. It changes results, too.
@@ -109,9 +111,9 @@ class Settings(BaseSettings):
     def runtime(self) -> Runtime:
         """Where and how fast the networks run."""
         # Loads ONNX Runtime, which the HTTP process does without.
-        from app.inference.network import Runtime
+        from app.inference.session import Runtime
 
-        return Runtime(self.threads, self.provider, self.batch, self.crf_backend)
+        return Runtime(self.threads, self.provider, self.batch, self.crf_backend, self.precision)
 
     def limits(self) -> Limits:
         """The largest scan that is read."""

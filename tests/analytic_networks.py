@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from training.onnx_surgery import on_demand
+
 SURE, DOUBTFUL, NO = 0.9, 0.45, 0.05
 Range = tuple[float, float]
 
@@ -142,6 +144,35 @@ def lesion_graph(lesion_hu: Range, doubtful_hu: Range = (1, 0), *, sloppy: bool 
         sure, doubtful = graph.add("And", sure, "liver"), graph.add("And", doubtful, "liver")
     graph.answer(sure, doubtful)
     return graph.bytes([HOUNSFIELD, LIVER], [PROBABILITY], card("lesion", **changes))
+
+
+def growing_graph(task: str, sure_hu: Range, *, lies: bool = False, **changes: str) -> bytes:
+    """Sure of one range of HU, and says what its probability grows from: logits on a grid as large as the scan.
+
+    With `lies` the logits it shows are others than those it uses. Of a lesion, zero outside the liver.
+    """
+    graph = GraphWriter()
+    sure = graph.within(graph.add("Cast", "hounsfield", to=TensorProto.FLOAT), sure_hu)
+    graph.add("Where", sure, graph.constant(2.0), graph.constant(-3.0), output="logit")
+    for axis, name in ((1, "rows"), (2, "columns")):
+        position = graph.add("Reshape", graph.position("hounsfield", axis), graph.constant([-1, 1], np.int64))
+        across = graph.add("Transpose", position, perm=[1, 0])
+        graph.add("Cast", graph.add("Equal", position, across), to=TensorProto.FLOAT, output=name)
+    used = graph.add("Neg", "logit") if lies else "logit"
+    grown = graph.add("MatMul", graph.add("MatMul", "rows", used), graph.add("Transpose", "columns", perm=[1, 0]))
+    inputs = [HOUNSFIELD]
+    if task == "lesion":
+        inputs.append(LIVER)
+        inside = graph.add("Cast", "liver", to=TensorProto.FLOAT)
+        graph.add("Mul", graph.add("Sigmoid", grown), inside, output="probability")
+    else:
+        graph.add("Sigmoid", grown, output="probability")
+    shapes = {"logit": ["slices", "rows", "columns"], "rows": ["rows", "rows"], "columns": ["columns", "columns"]}
+    outputs = [PROBABILITY, *((name, TensorProto.FLOAT, shape) for name, shape in shapes.items())]
+    described = card(task, **changes)
+    model = on_demand(onnx.load_from_string(graph.bytes(inputs, outputs, described)), "logit")
+    helper.set_model_props(model, described)
+    return model.SerializeToString()
 
 
 def neighbour_graph(lesion_hu: Range, reach_mm: float, **changes: str) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from training import crf, crossvalidation, datasets, packs
+from training.eight_bit import CALIBRATION_SLICES
 from training.evaluate import evaluate
 from training.evaluation_card import write_cards
 from training.export import CardText, averaged, export
@@ -18,7 +19,7 @@ from training.golden import write_golden
 from training.loop import fit
 from training.manifest import registered
 from training.recipes import RECIPES, Recipe
-from training.validation import best_threshold
+from training.validation import best_threshold, typical
 
 #: Seeds of the phantoms that are trained on; those that are scored on are others.
 PHANTOM_SEEDS = range(1000, 1048)
@@ -84,7 +85,9 @@ def export_network(recipe: Recipe, options: argparse.Namespace) -> None:
         trained_on=options.trained_on,
         trained_with=with_liver,
     )
-    _say(f"exported: {export(recipe, folder / 'last.ckpt', text, options.models)}")
+    learnt = crossvalidation.training_side(packs.read_packs(options.cache, recipe.task))
+    images = typical(learnt, recipe, CALIBRATION_SLICES)
+    _say(f"exported: {export(recipe, folder / 'last.ckpt', text, options.models, images)}")
     _say(f"exported: {crf.export(options.models)}")
 
 

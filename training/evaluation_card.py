@@ -62,7 +62,9 @@ def lesion_lines(results: Results) -> list[str]:
 
 def card_text(results: Results, files: dict[str, Any]) -> str:
     """models/README.md."""
-    names = "\n".join(f"- `{entry['file']}` ({task}), sha256 `{entry['sha256']}`" for task, entry in files.items())
+    listed = list(files.items())
+    listed += [(f"{task}, in 8-bit integers", entry["int8"]) for task, entry in files.items() if "int8" in entry]
+    names = "\n".join(f"- `{entry['file']}` ({what}), sha256 `{entry['sha256']}`" for what, entry in listed)
     phantom = [
         f"| {name} | {s['liver']:.3f} | {s.get('lesion', float('nan')):.3f} |"
         for name, s in results["phantoms"].items()
@@ -92,7 +94,7 @@ def write_cards(models_dir: Path, results: Results) -> None:
     """Put the metrics into the files' cards, register the new hashes, and write README.md."""
     files = registered(models_dir)
     metrics = _metrics(results)
-    liver = models_dir / files["liver"]["file"]
-    recarded(liver, {"metrics": metrics["liver"]})
-    recarded(models_dir / files["lesion"]["file"], {"metrics": metrics["lesion"], "trained_with": sha256_of(liver)})
+    recarded(models_dir, "liver", {"metrics": metrics["liver"]})
+    liver = sha256_of(models_dir / files["liver"]["file"])
+    recarded(models_dir, "lesion", {"metrics": metrics["lesion"], "trained_with": liver})
     write_atomically(models_dir / "README.md", card_text(results, registered(models_dir)).encode())

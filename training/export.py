@@ -9,7 +9,7 @@ import json
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,11 +18,13 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
+from training.eight_bit import eight_bit
 from training.loop import build
-from training.manifest import CONTRACT, register, write_atomically
+from training.manifest import CONTRACT, register, registered, sha256_of, write_atomically
 from training.networks import MixedUNet
-from training.preprocessing import CONTEXT_MM, PLANES_MM, SLAB_MM, resized, slabs
-from training.recipes import Recipe
+from training.onnx_surgery import on_demand
+from training.preprocessing import CONTEXT_MM, PLANES_MM, SLAB_MM, shares, slabs
+from training.recipes import Recipe, Task
 
 #: Largest difference between PyTorch and ONNX Runtime that is still a rounding error.
 PARITY_TOLERANCE = 1e-4
@@ -54,18 +56,36 @@ class CardText:
     )
 
 
-class LiverGraph(nn.Module):
-    """int16 HU (S, R, C) → probability of liver, float32, same shape."""
+class Answer(NamedTuple):
+    """What a graph gives, float32; probability = sigmoid(rows @ logit @ columns.T), of a lesion zero outside the liver.
 
-    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
+    probability (N, R, C); logit (N, h, w) on the working grid; rows (R, h) and columns (C, w): by how much each row and
+    column of it adds to each of the scan.
+    """
+
+    probability: Tensor
+    logit: Tensor
+    rows: Tensor
+    columns: Tensor
+
+
+def _answer(logit_N1hw: Tensor, hounsfield: Tensor) -> Answer:
+    logit_Nhw = logit_N1hw[:, 0]
+    rows = shares(logit_Nhw.shape[1], hounsfield.shape[1])
+    columns = shares(logit_Nhw.shape[2], hounsfield.shape[2])
+    return Answer((rows @ logit_Nhw @ columns.transpose(0, 1)).sigmoid(), logit_Nhw, rows, columns)
+
+
+class LiverGraph(nn.Module):
+    """int16 HU (S, R, C) → probability of liver, float32, same shape, and what it was grown from."""
+
+    def __init__(self, prepare: nn.Module, network: MixedUNet) -> None:
         super().__init__()
         self.prepare, self.network = prepare, network
 
-    def forward(self, hounsfield: Tensor) -> Tensor:
-        """Probability (S, R, C)."""
-        logit = self.network(self.prepare(hounsfield))
-        rows, columns = hounsfield.shape[1], hounsfield.shape[2]
-        return resized(logit, (rows, columns))[:, 0].sigmoid()
+    def forward(self, hounsfield: Tensor) -> Answer:
+        """Of all slices."""
+        return _answer(self.network(self.prepare(hounsfield)), hounsfield)
 
 
 class LesionGraph(nn.Module):
@@ -75,16 +95,15 @@ class LesionGraph(nn.Module):
     looked at. Zero outside the liver.
     """
 
-    def __init__(self, prepare: nn.Module, network: nn.Module) -> None:
+    def __init__(self, prepare: nn.Module, network: MixedUNet) -> None:
         super().__init__()
         self.prepare, self.network = prepare, network
 
-    def forward(self, hounsfield: Tensor, liver: Tensor, spacing_mm: Tensor, wanted: Tensor) -> Tensor:
-        """Probability (N, R, C)."""
+    def forward(self, hounsfield: Tensor, liver: Tensor, spacing_mm: Tensor, wanted: Tensor) -> Answer:
+        """Of the wanted slices."""
         inside = liver.index_select(0, wanted)
-        logit = self.network(self.prepare(slabs(hounsfield, wanted, spacing_mm[0]), inside))
-        rows, columns = hounsfield.shape[1], hounsfield.shape[2]
-        return resized(logit, (rows, columns))[:, 0].sigmoid() * inside.to(torch.float32)
+        answer = _answer(self.network(self.prepare(slabs(hounsfield, wanted, spacing_mm[0]), inside)), hounsfield)
+        return answer._replace(probability=answer.probability * inside.to(torch.float32))
 
 
 def folded(network: MixedUNet) -> MixedUNet:
@@ -141,11 +160,11 @@ def graph_bytes(graph: LiverGraph | LesionGraph, recipe: Recipe) -> onnx.ModelPr
     if recipe.task == "lesion":
         axes |= {"liver": region, "spacing_mm": {}, "wanted": {0: torch.export.Dim("wanted_slices")}}
     program = torch.onnx.export(
-        graph, _example(recipe.task, (7, 131, 117), 0), input_names=list(axes), output_names=["probability"],
+        graph, _example(recipe.task, (7, 131, 117), 0), input_names=list(axes), output_names=list(Answer._fields),
         dynamic_shapes=tuple(axes.values()), dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
     )  # fmt: skip
     assert program is not None
-    return program.model_proto
+    return on_demand(program.model_proto, "logit")
 
 
 def check_parity(model: onnx.ModelProto, graph: nn.Module, task: str) -> float:
@@ -155,9 +174,9 @@ def check_parity(model: onnx.ModelProto, graph: nn.Module, task: str) -> float:
     for seed, shape in enumerate(PARITY_SHAPES):
         inputs = _example(task, shape, seed)
         with torch.no_grad():
-            expected: npt.NDArray[np.float32] = graph(*inputs).numpy()
+            expected: npt.NDArray[np.float32] = graph(*inputs).probability.numpy()
         feeds = {node.name: value.numpy() for node, value in zip(session.get_inputs(), inputs, strict=True)}
-        (found,) = session.run(None, feeds)
+        (found,) = session.run(["probability"], feeds)
         worst = max(worst, float(np.abs(found - expected).max()))
     if not worst <= PARITY_TOLERANCE:
         raise NotExported(f"ONNX Runtime and PyTorch differ by {worst:.2e}, more than {PARITY_TOLERANCE:.0e}")
@@ -234,22 +253,54 @@ def with_card(model: onnx.ModelProto, card: dict[str, str]) -> bytes:
     return content
 
 
-def export(recipe: Recipe, checkpoint: Path, text: CardText, models_dir: Path) -> Path:
-    """Write `TASK-VERSION.onnx` and its manifest entry; nothing is written if a check fails."""
-    graph = trained(recipe, checkpoint)
+def export(
+    recipe: Recipe, checkpoint: Path, text: CardText, models_dir: Path, images_BCHW: Tensor | None = None
+) -> Path:
+    """Write `TASK-VERSION.onnx` and its manifest entry; nothing is written if a check fails.
+
+    images: what the network sees of slices of training patients; with them `TASK-VERSION-int8.onnx` is written too.
+    """
+    return written(trained(recipe, checkpoint), recipe, text, models_dir, images_BCHW)
+
+
+def written(
+    graph: LiverGraph | LesionGraph,
+    recipe: Recipe,
+    text: CardText,
+    models_dir: Path,
+    images_BCHW: Tensor | None = None,
+) -> Path:
+    """The same of a graph at hand."""
     model = graph_bytes(graph, recipe)
     check_parity(model, graph, recipe.task)
+    card = card_of(recipe, text)
+    small = None if images_BCHW is None else eight_bit(model, graph.network, images_BCHW)
     models_dir.mkdir(parents=True, exist_ok=True)
     path = models_dir / f"{recipe.task}-{text.version}.onnx"
-    write_atomically(path, with_card(model, card_of(recipe, text)))
-    register(models_dir, recipe.task, path.name)
+    write_atomically(path, with_card(model, card))
+    if small is None:
+        register(models_dir, recipe.task, path.name)
+        return path
+    int8 = path.with_name(f"{path.stem}-int8.onnx")
+    write_atomically(int8, with_card(small, card | {"int8_of": sha256_of(path)}))
+    register(models_dir, recipe.task, path.name, int8.name)
     return path
 
 
-def recarded(path: Path, changes: dict[str, str]) -> None:
-    """Write new values into the card of an exported file and register its new sha256: weights stay as they are."""
+def recarded(models_dir: Path, task: Task, changes: dict[str, str]) -> None:
+    """Write new values into the card of an exported network and of its 8-bit form: weights stay as they are."""
+    entry = registered(models_dir)[task]
+    path = models_dir / entry["file"]
+    _recard(path, changes)
+    if "int8" not in entry:
+        register(models_dir, task, path.name)
+        return
+    int8 = models_dir / entry["int8"]["file"]
+    _recard(int8, changes | {"int8_of": sha256_of(path)})
+    register(models_dir, task, path.name, int8.name)
+
+
+def _recard(path: Path, changes: dict[str, str]) -> None:
     model = onnx.load(path)
     card = {entry.key: entry.value for entry in model.metadata_props} | changes
     write_atomically(path, with_card(model, card))
-    task: Any = card["task"]
-    register(path.parent, task, path.name)

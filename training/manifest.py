@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 Task = Literal["liver", "lesion", "crf"]
 CONTRACT = "hepaseg/1"
@@ -28,19 +28,25 @@ def write_atomically(path: Path, content: bytes) -> None:
     temporary.replace(path)
 
 
-def registered(models_dir: Path) -> dict[str, dict[str, str]]:
-    """The file and sha256 of each task that the manifest names; none where there is no manifest yet."""
+def registered(models_dir: Path) -> dict[str, dict[str, Any]]:
+    """The file and sha256 of each task that the manifest names, and the same of its 8-bit form under "int8" if it has
+    one; none where there is no manifest yet.
+    """
     path = models_dir / MANIFEST
     if not path.exists():
         return {}
-    networks: dict[str, dict[str, str]] = json.loads(path.read_text())["networks"]
+    networks: dict[str, dict[str, Any]] = json.loads(path.read_text())["networks"]
     return networks
 
 
-def register(models_dir: Path, task: Task, file: str) -> None:
-    """Name `file` (in `models_dir`) as the network of this task; the entries of the other tasks stay as they are."""
+def register(models_dir: Path, task: Task, file: str, int8: str | None = None) -> None:
+    """Name `file` (in `models_dir`) as the network of this task, and `int8` as its 8-bit form; the entries of the other
+    tasks stay as they are.
+    """
     networks = registered(models_dir)
     networks[task] = {"file": file, "sha256": sha256_of(models_dir / file)}
+    if int8 is not None:
+        networks[task]["int8"] = {"file": int8, "sha256": sha256_of(models_dir / int8)}
     in_order = {name: networks[name] for name in ("liver", "lesion", "crf") if name in networks}
     text = json.dumps({"contract": CONTRACT, "networks": in_order}, indent=2) + "\n"
     write_atomically(models_dir / MANIFEST, text.encode())

@@ -77,9 +77,13 @@ class Value:
 
 
 class Graph:
-    """Collects nodes, constants, inputs and outputs."""
+    """Collects nodes, constants, inputs and outputs.
 
-    def __init__(self) -> None:
+    prefix: of all names, for nodes that are to be put into another graph.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], onnx.TensorProto] = {}
         self._inputs: list[onnx.ValueInfoProto] = []
@@ -97,7 +101,7 @@ class Graph:
 
     def add(self, operator: str, *operands: Operand, **attributes: Any) -> Value:  # noqa: ANN401 - whatever ONNX defines for the operator
         """One node; its only output."""
-        name = f"{operator.lower()}_{len(self._nodes)}"
+        name = f"{self._prefix}{operator.lower()}_{len(self._nodes)}"
         inputs = [self._name_of(operand) for operand in operands]
         self._nodes.append(helper.make_node(operator, inputs, [name], **attributes))
         return Value(self, name)
@@ -130,6 +134,16 @@ class Graph:
         onnx.checker.check_model(model, full_check=True)
         return model
 
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        """What was written so far, for a graph that is to be put into another."""
+        return self._nodes
+
+    @property
+    def constants(self) -> list[onnx.TensorProto]:
+        """The constants of `nodes`."""
+        return list(self._constants.values())
+
     def _name_of(self, operand: Operand) -> str:
         if isinstance(operand, Value):
             return operand.name
@@ -138,7 +152,7 @@ class Graph:
             array = array.astype(np.float32)
         key = (array.dtype.str, array.shape, array.tobytes())
         if key not in self._constants:
-            self._constants[key] = numpy_helper.from_array(array, f"constant_{len(self._constants)}")
+            self._constants[key] = numpy_helper.from_array(array, f"{self._prefix}constant_{len(self._constants)}")
         return self._constants[key].name
 
 

@@ -22,17 +22,36 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Overlap = tuple[str, int, int, int]
 
 
+def shown(hounsfield_BPHW: Tensor, liver_BHW: Tensor, recipe: Recipe) -> Tensor:
+    """What the network sees of slices of a pack, float32 (B, C, h, w)."""
+    prepare, _ = build(recipe)
+    image: Tensor = prepare(hounsfield_BPHW, liver_BHW) if recipe.task == "lesion" else prepare(hounsfield_BPHW[:, 0])
+    return image
+
+
+def typical(pack: Pack, recipe: Recipe, count: int) -> Tensor:
+    """What the network sees of `count` slices spread over the patients, (B, C, h, w); phantoms only without others."""
+    draw = np.random.default_rng(0)
+    places: dict[str, list[int]] = {}
+    real = [n for n, entry in enumerate(pack.entries) if entry.source != "phantom"]
+    for n in real or range(len(pack.entries)):
+        places.setdefault(pack.entries[n].patient, []).append(n)
+    of_patients = [draw.permutation(places[patient]) for patient in sorted(places)]
+    rounds = [of[turn] for turn in range(max(map(len, of_patients))) for of in of_patients if turn < len(of)]
+    at = np.sort(rounds[:count])
+    liver = torch.from_numpy(pack.labels[at] >= 1)
+    return shown(torch.from_numpy(pack.hounsfield[at].astype(np.float32)), liver, recipe)
+
+
 def probabilities(network: MixedUNet, hounsfield_BPHW: Tensor, liver_BHW: Tensor, recipe: Recipe) -> Tensor:
     """Probability on the pack's grid, float32 (B, H, W); of a lesion, zero outside the liver."""
-    prepare, _ = build(recipe)
-    lesion = recipe.task == "lesion"
-    image = prepare(hounsfield_BPHW, liver_BHW) if lesion else prepare(hounsfield_BPHW[:, 0])
+    image = shown(hounsfield_BPHW, liver_BHW, recipe)
     size = (liver_BHW.shape[1], liver_BHW.shape[2])
     autocast = torch.autocast(hounsfield_BPHW.device.type, torch.bfloat16, enabled=recipe.precision == "bf16-mixed")
     with torch.no_grad(), autocast:
         logit = network(image.contiguous(memory_format=torch.channels_last)).to(torch.float32)
     probability = resized(logit, size)[:, 0].sigmoid()
-    return probability * liver_BHW if lesion else probability
+    return probability * liver_BHW if recipe.task == "lesion" else probability
 
 
 def overlaps_at(

@@ -12,6 +12,7 @@ from app.imaging.evidence import Evidence
 from app.imaging.region import Box, bounding_box, largest_component
 from app.imaging.volume import Geometry, Label, Mask, Segmentation, Volume
 from app.inference.crf import refine
+from app.inference.field import EVERYWHERE
 from app.inference.manifest import Networks
 from app.inference.network import CrfParameters, Hounsfield, Probability, Runtime
 
@@ -41,17 +42,16 @@ class Cascade:
         i_mm, j_mm, k_mm = upright.geometry.spacing_mm
         spacing_mm: Spacing = (k_mm, j_mm, i_mm)
 
-        liver, liver_probability = self._liver(hounsfield_kji, on_progress)
+        of_liver = self.networks.liver.field(hounsfield_kji, on_batch=lambda done: on_progress("liver", done))
+        liver = largest_component(of_liver.at_least(_stated(self.networks.liver.card.threshold)))
         _require_a_liver(liver, spacing_mm)
         region = bounding_box(liver, spacing_mm, _stated(self.networks.lesion.card.roi_margin_mm))
         box = region.slices
         hounsfield, liver = hounsfield_kji[box], liver[box]
-        lesion_probability = self.networks.lesion.run(
-            hounsfield, liver, k_mm, lambda fraction: on_progress("lesion", fraction)
-        )
-        given = {"lesion": lesion_probability}
-        if liver_probability is not None:
-            given["liver"] = liver_probability[box]
+        of_lesion = self.networks.lesion.field(hounsfield, liver, k_mm, lambda done: on_progress("lesion", done))
+        given = {"lesion": of_lesion.within(EVERYWHERE)}
+        if "liver" in self._refines:
+            given["liver"] = of_liver.within(box)
         refined = self._refined(given, hounsfield, spacing_mm, on_progress)
         if "liver" in refined:
             liver = largest_component(refined["liver"] >= _stated(self.networks.liver.card.threshold))
@@ -62,19 +62,6 @@ class Cascade:
             _stated(self.networks.lesion.card.threshold),
         )
         return _labelled(liver, evidence, upright.geometry, volume.geometry)
-
-    def _liver(self, hounsfield_kji: Hounsfield, on_progress: Progress) -> tuple[Mask, Probability | None]:
-        """The largest component (K, J, I), and the probability of all voxels if the CRF is to refine it."""
-        threshold = _stated(self.networks.liver.card.threshold)
-        mask = np.zeros(hounsfield_kji.shape, np.bool_)
-        # four bytes a voxel of the whole scan: kept only if somebody looks at them again
-        kept = np.empty(hounsfield_kji.shape, np.float32) if "liver" in self._refines else None
-        for part, probability in self.networks.liver.batches(hounsfield_kji):
-            mask[part] = probability >= threshold
-            if kept is not None:
-                kept[part] = probability
-            on_progress("liver", part.stop / len(mask))
-        return largest_component(mask), kept
 
     def _refined(
         self,

@@ -11,18 +11,26 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.errors import BrokenModel
-from app.inference.network import Network, Runtime, Sha256, Task
+from app.inference.card import Sha256, Task
+from app.inference.network import Network
+from app.inference.session import Runtime
 
 MANIFEST = "manifest.json"
 
 
-class ManifestEntry(BaseModel):
-    """Which file holds a network, and its sha256. A plain file name cannot lead out of the folder."""
+class ManifestFile(BaseModel):
+    """A file and its sha256. A plain file name cannot lead out of the folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\.onnx$")]
     sha256: Sha256
+
+
+class ManifestEntry(ManifestFile):
+    """Which file holds a network. int8: the same network in 8-bit integers, which is what a CPU runs."""
+
+    int8: ManifestFile | None = None
 
 
 class ManifestNetworks(BaseModel):
@@ -71,10 +79,10 @@ def load_networks(models_dir: Path, runtime: Runtime) -> Networks:
         crf=_load(models_dir, entries.crf, "crf", runtime),
     )
     trained_with = networks.lesion.card.trained_with
-    if trained_with != networks.liver.sha256:
+    if trained_with != entries.liver.sha256:
         raise BrokenModel(
             f"{entries.lesion.file}: expected the liver network it was trained behind, {trained_with}, "
-            f"found {entries.liver.file} with sha256 {networks.liver.sha256}."
+            f"found {entries.liver.file} with sha256 {entries.liver.sha256}."
         )
     return networks
 
@@ -91,6 +99,18 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _load(models_dir: Path, entry: ManifestEntry, task: Task, runtime: Runtime) -> Network:
+    if entry.int8 is None or runtime.provider != "cpu" or runtime.precision != "int8":
+        return _read(models_dir, entry, task, runtime)
+    network = _read(models_dir, entry.int8, task, runtime)
+    if network.card.int8_of != entry.sha256:
+        raise BrokenModel(
+            f"{entry.int8.file}: expected an 8-bit form of {entry.file} ({entry.sha256}), "
+            f"found one of {network.card.int8_of}."
+        )
+    return network
+
+
+def _read(models_dir: Path, entry: ManifestFile, task: Task, runtime: Runtime) -> Network:
     try:
         graph = (models_dir / entry.file).read_bytes()
     except OSError as error:

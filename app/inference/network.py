@@ -1,32 +1,46 @@
-"""Network and ModelCard: an ONNX graph and what it says about itself.
+"""Network: an ONNX graph, checked, that turns slices into probabilities.
 
 The contract: Hounsfield units in, probability on the same grid out. Slices are LPS: rows to posterior,
 columns to left. Windowing, equalisation and resizing live inside the graph; no grey value changes here.
+
+A graph may also give what its probability grows from, `logit`, `rows` and `columns` (see `app.inference.field`), and
+then takes `grow`, a bool that is true by default: false leaves out the probability.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 
-from app.errors import BrokenModel, NotReady
+from app.errors import BrokenModel
 from app.imaging.volume import Mask
+from app.inference.card import CONTRACT, ContextParameters, CrfParameters, ModelCard, Sha256, Task
+from app.inference.field import Field, Grown, Growth, Whole
+from app.inference.session import RUNTIME_ERRORS, Runtime, opened
 
-CONTRACT = "hepaseg/1"
+__all__ = [
+    "CONTRACT",
+    "ContextParameters",
+    "CrfParameters",
+    "Hounsfield",
+    "ModelCard",
+    "Network",
+    "Probability",
+    "Runtime",
+    "Sha256",
+    "Task",
+]
 
-Task = Literal["liver", "lesion", "crf"]
 Hounsfield = npt.NDArray[np.int16]
 Probability = npt.NDArray[np.float32]
+Feeds = dict[str, npt.NDArray[Any]]
 #: Called with the fraction done after every batch; what it raises ends the run.
 OnBatch = Callable[[float], None]
 
@@ -48,106 +62,16 @@ OUTPUTS: dict[Task, Signature] = {
     "lesion": (("probability", "tensor(float)", 3),),
     "crf": (("refined", "tensor(float)", 3),),
 }
-
-#: What ONNX Runtime raises for a file that is no graph, or a graph that it cannot run.
-RUNTIME_ERRORS = (
-    runtime_errors.Fail,
-    runtime_errors.InvalidArgument,
-    runtime_errors.InvalidGraph,
-    runtime_errors.InvalidProtobuf,
-    runtime_errors.NotImplemented,
-    runtime_errors.RuntimeException,
-    runtime_errors.EPFail,
-    runtime_errors.NoSuchFile,
+#: A graph that shows what its probability grows from gives these too.
+GROWN_OUTPUTS: Signature = (
+    ("logit", "tensor(float)", 3),
+    ("rows", "tensor(float)", 2),
+    ("columns", "tensor(float)", 2),
 )
-
-
-@dataclass(frozen=True)
-class Runtime:
-    """Where and how fast, never what: no field of this changes a label.
-
-    threads: of each network; 0 means as many as this process may use. batch: slices at a time.
-    `crf_backend` is for comparison: "none" leaves probabilities unrefined, and "pydensecrf" needs that extra.
-    """
-
-    threads: int = 0
-    provider: Literal["cpu", "cuda"] = "cpu"
-    batch: int = 8
-    crf_backend: Literal["onnx", "pydensecrf", "none"] = "onnx"
-
-
-def _parsed(value: object) -> object:
-    return json.loads(value or "{}") if isinstance(value, str) else value
-
-
-def _empty_is_none(value: object) -> object:
-    return None if value == "" else value
-
-
-JsonObject = Annotated[dict[str, Any], BeforeValidator(_parsed)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-
-
-class CrfParameters(BaseModel):
-    """The constants of a dense CRF: which probabilities it refines, and its two kernels.
-
-    Widths are standard deviations. The same values are folded into the graph; here they are to be read.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    refines: tuple[Literal["liver", "lesion"], ...]
-    iterations: int = Field(ge=1, le=50)
-    appearance_weight: float = Field(ge=0)
-    appearance_mm: float = Field(gt=0)
-    appearance_hu: float = Field(gt=0)
-    smoothness_weight: float = Field(ge=0)
-    smoothness_mm: float = Field(gt=0)
-
-
-class ContextParameters(BaseModel):
-    """How far from a slice, in mm along the scan, a lesion network with CONTEXT_INPUTS looks at others."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    context_mm: float = Field(ge=0, le=100)
-
-
-class ModelCard(BaseModel):
-    """What a network says about itself; strings in the file, where an empty one means "not applicable".
-
-    threshold: a voxel belongs if its probability is at least this. roi_margin_mm: around the liver, for the
-    region that a lesion network is shown. trained_with: sha256 of the liver network that a lesion network was
-    trained behind.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-
-    contract: Literal["hepaseg/1"]
-    name: str = Field(min_length=1)
-    version: str = Field(pattern=r"^\d+\.\d+\.\d+$")
-    task: Task
-    threshold: Annotated[float | None, BeforeValidator(_empty_is_none)] = Field(gt=0, lt=1)
-    roi_margin_mm: Annotated[float | None, BeforeValidator(_empty_is_none)] = Field(ge=0, le=500)
-    labels: str
-    preprocessing: str
-    trained_on: str
-    trained_with: Annotated[Sha256 | None, BeforeValidator(_empty_is_none)]
-    metrics: JsonObject
-    source_commit: str
-    licence: str
-    intended_use: str
-    parameters: JsonObject = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _complete_for_its_task(self) -> Self:
-        needed = {"liver": ["threshold"], "lesion": ["threshold", "roi_margin_mm", "trained_with"], "crf": []}
-        missing = [name for name in needed[self.task] if getattr(self, name) is None]
-        if missing:
-            raise ValueError(f"a {self.task} network must state {', '.join(missing)}")
-        if self.task == "crf":
-            CrfParameters.model_validate(self.parameters)
-        return self
+#: And takes this one, which is true where it is not given.
+GROW = "grow"
+#: How far the probability may lie from what it is said to grow from.
+SAME = 1e-4
 
 
 class Network:
@@ -155,21 +79,25 @@ class Network:
 
     graph: the file's bytes (so that what was hashed is what runs); name: of the file, for messages.
     Raises BrokenModel if the graph, its card or its signature is not what the contract says for `task`, and
-    NotReady if CUDA was asked for and not got.
+    NotReady if a GPU was asked for and not got.
     """
 
     def __init__(self, graph: bytes, sha256: str, name: str, task: Task, runtime: Runtime) -> None:
         self.sha256 = sha256
         self.name = name
         self.runtime = runtime
-        self._session = _session(graph, name, runtime)
+        # Slices are independent: a core works faster on some of its own than cores do together on the same ones.
+        self._workers = runtime.cores if task != "crf" and runtime.provider == "cpu" else 1
+        self._session = opened(graph, name, runtime, threads=1 if self._workers > 1 else runtime.cores)
         self.card = _card(self._session, name)
         if self.card.task != task:
             raise BrokenModel(f"{name}: expected a network for the task {task}, found {self.card.task}.")
         self._context_mm = self._context()
         self._takes = INPUTS[task] if self._context_mm is None else INPUTS[task] + CONTEXT_INPUTS
         _check_signature(name, "inputs", self._takes, self._session.get_inputs())
-        _check_signature(name, "outputs", OUTPUTS[task], self._session.get_outputs())
+        self._grows = GROW in {node.name for node in self._session.get_overridable_initializers()}
+        gives = OUTPUTS[task] + GROWN_OUTPUTS if self._grows else OUTPUTS[task]
+        _check_signature(name, "outputs", gives, self._session.get_outputs())
         self._try_once()
 
     @property
@@ -179,15 +107,7 @@ class Network:
 
     def infer(self, **inputs: npt.NDArray[np.generic]) -> Probability:
         """One run of the graph. Raises BrokenModel unless probabilities of the right shape come out."""
-        feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        options = onnxruntime.RunOptions()
-        if self.card.task == "crf" and self.runtime.provider == "cpu":
-            # It runs once a scan on a whole region: what it used would otherwise be held for ever.
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        try:
-            (output,) = self._session.run(None, feeds, options)
-        except RUNTIME_ERRORS as error:
-            raise BrokenModel(f"{self.name}: the graph does not run: {error}") from error
+        output: Probability = self._outputs([OUTPUTS[self.card.task][0][0]], inputs)[0]
         expected = next(iter(inputs.values())).shape
         if "wanted" in inputs:
             expected = (len(inputs["wanted"]), *expected[1:])
@@ -195,35 +115,7 @@ class Network:
             raise BrokenModel(f"{self.name}: expected an output of shape {expected}, found {output.shape}.")
         if output.size and not (output.min() >= 0 and output.max() <= 1):
             raise BrokenModel(f"{self.name}: expected probabilities, found {output.min()} to {output.max()}.")
-        probability: Probability = output
-        return probability
-
-    def batches(
-        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None = None, slice_mm: float | None = None
-    ) -> Iterator[tuple[slice, Probability]]:
-        """Which slices, and their probability (slices, rows, columns), batch after batch.
-
-        slice_mm: distance of slices; a network that looks at neighbours raises ValueError without it.
-        """
-        count = len(hounsfield_kji)
-        for first in range(0, count, self.runtime.batch):
-            part = slice(first, min(first + self.runtime.batch, count))
-            yield part, self.infer(**self._feeds(hounsfield_kji, liver_kji, slice_mm, part))
-
-    def _feeds(
-        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None, slice_mm: float | None, part: slice
-    ) -> dict[str, npt.NDArray[np.generic]]:
-        read, feeds = part, dict[str, npt.NDArray[np.generic]]()
-        if self._context_mm is not None:
-            if slice_mm is None:
-                raise ValueError(f"{self.name} looks at neighbouring slices: how far away are they?")
-            reach = math.ceil(self._context_mm / slice_mm)
-            read = slice(max(0, part.start - reach), min(part.stop + reach, len(hounsfield_kji)))
-            feeds["spacing_mm"] = np.array([slice_mm, 1, 1], np.float32)
-            feeds["wanted"] = np.arange(part.start - read.start, part.stop - read.start)
-        if liver_kji is not None:
-            feeds["liver"] = liver_kji[read]
-        return {"hounsfield": hounsfield_kji[read], **feeds}
+        return output
 
     def run(
         self,
@@ -232,13 +124,88 @@ class Network:
         slice_mm: float | None = None,
         on_batch: OnBatch | None = None,
     ) -> Probability:
-        """Probability of every voxel (K, J, I), batch by batch; the size of the batch does not change it."""
+        """Probability of every voxel (K, J, I), batch by batch; the size of the batch does not change it.
+
+        slice_mm: distance of slices; a network that looks at neighbours raises ValueError without it.
+        """
         probability_kji = np.empty(hounsfield_kji.shape, np.float32)
-        for part, probability in self.batches(hounsfield_kji, liver_kji, slice_mm):
-            probability_kji[part] = probability
-            if on_batch is not None:
-                on_batch(part.stop / len(hounsfield_kji))
+
+        def compute(slices: Sequence[int]) -> None:
+            probability_kji[slices] = self.infer(**self._feeds(hounsfield_kji, liver_kji, slice_mm, slices))
+
+        self._each(range(len(hounsfield_kji)), compute, on_batch)
         return probability_kji
+
+    def field(
+        self,
+        hounsfield_kji: Hounsfield,
+        liver_kji: Mask | None = None,
+        slice_mm: float | None = None,
+        on_batch: OnBatch | None = None,
+    ) -> Field:
+        """The same probability, to be looked at where it is needed: held on the working grid if the graph shows it."""
+        if not self._grows or not hounsfield_kji.size:
+            return Whole(self.run(hounsfield_kji, liver_kji, slice_mm, on_batch))
+        seen = np.ones(len(hounsfield_kji), np.bool_)
+        if liver_kji is not None:
+            seen = np.atleast_1d(liver_kji.any(axis=(1, 2)))  # elsewhere the probability is zero
+        wanted = [int(k) for k in np.flatnonzero(seen)] or [0]
+        first = self._outputs(
+            [name for name, _, _ in GROWN_OUTPUTS], self._feeds(hounsfield_kji, liver_kji, slice_mm, wanted[:1])
+        )
+        logit_khw = np.zeros((len(hounsfield_kji), *first[0].shape[1:]), np.float32)
+
+        def compute(slices: Sequence[int]) -> None:
+            feeds = self._feeds(hounsfield_kji, liver_kji, slice_mm, slices)
+            logit_khw[slices] = self._outputs(["logit"], feeds | {GROW: np.array(False)})[0]
+
+        self._each(wanted, compute, on_batch)
+        if not np.isfinite(logit_khw).all():
+            raise BrokenModel(f"{self.name}: expected finite logits.")
+        return Grown(logit_khw, seen, Growth(first[1], first[2]), liver_kji)
+
+    def _outputs(self, names: Sequence[str], inputs: Feeds) -> list[npt.NDArray[Any]]:
+        feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+        options = onnxruntime.RunOptions()
+        if self.card.task == "crf" and self.runtime.provider == "cpu":
+            # It runs once a scan on a whole region: what it used would otherwise be held for ever.
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        try:
+            found: list[npt.NDArray[Any]] = self._session.run(list(names), feeds, options)
+        except RUNTIME_ERRORS as error:
+            raise BrokenModel(f"{self.name}: the graph does not run: {error}") from error
+        return found
+
+    def _each(self, wanted: Sequence[int], compute: Callable[[Sequence[int]], None], on_batch: OnBatch | None) -> None:
+        """Have each batch of the wanted slices computed, as many at a time as there are workers."""
+        size = self.runtime.slices
+        parts = [wanted[first : first + size] for first in range(0, len(wanted), size)]
+        with ThreadPoolExecutor(self._workers, f"{self.card.task}-network") as pool:
+            done: Iterable[None] = pool.map(compute, parts) if self._workers > 1 else map(compute, parts)
+            finished = 0
+            for part, _ in zip(parts, done, strict=True):
+                finished += len(part)
+                if on_batch is not None:
+                    on_batch(finished / len(wanted))
+
+    def _feeds(
+        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None, slice_mm: float | None, wanted: Sequence[int]
+    ) -> Feeds:
+        """What the graph takes for the wanted slices, which ascend."""
+        read: slice | list[int] = list(wanted)
+        if wanted[-1] - wanted[0] == len(wanted) - 1:
+            read = slice(wanted[0], wanted[-1] + 1)  # no copy
+        feeds: Feeds = {}
+        if self._context_mm is not None:
+            if slice_mm is None:
+                raise ValueError(f"{self.name} looks at neighbouring slices: how far away are they?")
+            reach = math.ceil(self._context_mm / slice_mm)
+            read = slice(max(0, wanted[0] - reach), min(wanted[-1] + 1 + reach, len(hounsfield_kji)))
+            feeds["spacing_mm"] = np.array([slice_mm, 1, 1], np.float32)
+            feeds["wanted"] = np.array(wanted, np.int64) - read.start
+        if liver_kji is not None:
+            feeds["liver"] = liver_kji[read]
+        return {"hounsfield": hounsfield_kji[read], **feeds}
 
     def _context(self) -> float | None:
         """How far a lesion network looks along the scan; None for one that judges each slice alone."""
@@ -256,37 +223,29 @@ class Network:
         shape = (3, 37, 29)
         hounsfield = np.linspace(-200, 400, num=int(np.prod(shape))).astype(np.int16).reshape(shape)
         half = np.full(shape, 0.5, np.float32)
-        inputs: dict[Task, dict[str, npt.NDArray[np.generic]]] = {
+        inputs: dict[Task, Feeds] = {
             "liver": {"hounsfield": hounsfield},
-            "lesion": self._feeds(hounsfield, hounsfield > 0, 2.5, slice(1, 3)),
+            "lesion": self._feeds(hounsfield, hounsfield > 0, 2.5, [1, 2]),
             "crf": {
                 "probability": half,
                 "hounsfield": hounsfield,
                 "spacing_mm": np.array([3, 1, 1], np.float32),
             },
         }
-        self.infer(**inputs[self.card.task])
+        probability = self.infer(**inputs[self.card.task])
+        if self._grows:
+            self._check_growth(hounsfield, probability)
 
-
-def _session(graph: bytes, name: str, runtime: Runtime) -> onnxruntime.InferenceSession:
-    provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[runtime.provider]
-    if provider not in onnxruntime.get_available_providers():
-        raise NotReady(f"{provider} was asked for, and this ONNX Runtime has none.")
-    options = onnxruntime.SessionOptions()
-    # affinity, not cpu_count: in a container a process may use fewer cores than the machine has
-    options.intra_op_num_threads = runtime.threads or len(os.sched_getaffinity(0))
-    options.inter_op_num_threads = 1
-    options.enable_mem_pattern = False
-    options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    providers = [provider] if runtime.provider == "cpu" else [provider, "CPUExecutionProvider"]
-    try:
-        session = onnxruntime.InferenceSession(graph, options, providers=providers)
-    except RUNTIME_ERRORS as error:
-        raise BrokenModel(f"{name}: expected an ONNX graph, found what does not load: {error}") from error
-    if provider not in session.get_providers():
-        raise NotReady(f"{name}: {provider} was asked for, and only {session.get_providers()} was got.")
-    return session
+    def _check_growth(self, hounsfield: Hounsfield, probability: Probability) -> None:
+        """Raise BrokenModel unless the probability is what grows from the logits."""
+        liver = hounsfield > 0 if self.card.task == "lesion" else None
+        field = self.field(hounsfield, liver, 2.5)
+        grown = field.within((slice(3 - len(probability), 3), slice(None), slice(None)))
+        apart = float(np.abs(grown - probability).max())
+        if not apart <= SAME:
+            raise BrokenModel(
+                f"{self.name}: the probability lies {apart:.1e} from what its logit, rows and columns give."
+            )
 
 
 def _card(session: onnxruntime.InferenceSession, name: str) -> ModelCard:

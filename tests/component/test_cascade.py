@@ -17,6 +17,7 @@ from tests.analytic_networks import (
     SURE,
     contrary_graph,
     crf_graph,
+    growing_graph,
     lesion_graph,
     liver_graph,
     neighbour_graph,
@@ -81,6 +82,25 @@ def segment(volume: Volume, folder, *, runtime=None, on_progress=None, **graphs:
 def test_every_voxel_of_the_blocks_is_labelled_as_built(tmp_path):
     scan = blocks()
     assert np.array_equal(segment(scan.volume, tmp_path).labels, scan.labels)
+
+
+@pytest.mark.parametrize("refined", [("liver", "lesion"), ("liver",), ()])
+def test_networks_that_say_what_they_grow_from_give_the_same_labels(tmp_path, refined):
+    scan = blocks()
+    exact = np.where(scan.liver & (scan.volume.voxels == LESION_HU), 2, scan.labels > 0).astype(np.uint8)
+    growing = {
+        "liver": growing_graph("liver", (LESION_HU, DOUBTFUL_HU)),
+        "lesion": growing_graph("lesion", (LESION_HU, LESION_HU)),
+    }
+    found = segment(scan.volume, tmp_path, crf=crf_graph(refined), **growing)
+    assert np.array_equal(found.labels, exact)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_the_number_of_threads_does_not_change_a_label(tmp_path, threads):
+    scan = blocks()
+    found = segment(scan.volume, tmp_path, runtime=Runtime(threads=threads, batch=2))
+    assert np.array_equal(found.labels, scan.labels)
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)

@@ -15,6 +15,7 @@ from training.loop import build, fit
 from training.manifest import register, sha256_of
 from training.packs import read_packs
 from training.recipes import default
+from training.validation import typical
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
@@ -34,7 +35,8 @@ def exported(cache, tmp_path_factory):
     for task in ("liver", "lesion"):
         recipe = small(task)
         checkpoint = fit(recipe, read_packs(cache, task), folder / task)
-        export(recipe, checkpoint, text_for(task), folder / "models")
+        images = typical(read_packs(cache, task), recipe, 8)
+        export(recipe, checkpoint, text_for(task), folder / "models", images)
     return folder / "models"
 
 
@@ -66,6 +68,25 @@ def test_the_size_of_the_batch_does_not_change_the_result(exported, task):
     assert one.std() > 0
 
 
+@pytest.mark.parametrize("task", ["liver", "lesion"])
+def test_the_8_bit_form_says_nearly_what_the_network_says(exported, task):
+    hounsfield, liver = scan()
+    inputs = (hounsfield,) if task == "liver" else (hounsfield, liver, 2.5)
+    exact = network(exported, task).run(*inputs)
+    int8 = Network((exported / f"{task}-1.2.3-int8.onnx").read_bytes(), "0" * 64, "int8", task, Runtime(threads=1))
+    assert int8.card.int8_of == sha256_of(exported / f"{task}-1.2.3.onnx")
+    difference = np.abs(int8.run(*inputs) - exact)
+    assert difference.mean() < 0.1 * exact.std()
+    assert np.abs(int8.field(*inputs).within((slice(None),) * 3) - int8.run(*inputs)).max() < 1e-4
+
+
+def test_in_8_bits_the_size_of_the_batch_does_not_change_the_result(exported):
+    hounsfield, _ = scan()
+    file = (exported / "liver-1.2.3-int8.onnx").read_bytes()
+    one, many = (Network(file, "0" * 64, "int8", "liver", Runtime(batch=n)).run(hounsfield) for n in (1, 5))
+    assert np.array_equal(one, many)
+
+
 def test_outside_the_liver_there_is_no_lesion(exported):
     hounsfield, liver = scan()
     assert not network(exported, "lesion").run(hounsfield, liver, 2.5)[~liver].any()
@@ -84,7 +105,7 @@ def test_the_manifest_names_both_files_and_keeps_the_entry_of_the_crf(exported):
 def test_a_new_card_leaves_the_weights_alone(exported):
     hounsfield, _ = scan()
     before = network(exported, "liver").run(hounsfield)
-    recarded(exported / "liver-1.2.3.onnx", {"metrics": json.dumps({"dice": 0.5})})
+    recarded(exported, "liver", {"metrics": json.dumps({"dice": 0.5})})
     changed = network(exported, "liver")
     assert changed.card.metrics == {"dice": 0.5}
     assert np.array_equal(changed.run(hounsfield), before)

@@ -48,6 +48,32 @@ def test_a_lesion_network_behind_another_liver_network_is_refused(models):
         load_networks(models, RUNTIME)
 
 
+@pytest.fixture
+def with_int8(models):
+    """The same folder with an 8-bit form of the liver network, told apart by its version."""
+    manifest = json.loads((models / "manifest.json").read_text())
+    graph = with_card(liver_graph((50, 150)), version="8.8.8", int8_of=manifest["networks"]["liver"]["sha256"])
+    (models / "liver-int8.onnx").write_bytes(graph)
+    entry = {"file": "liver-int8.onnx", "sha256": hashlib.sha256(graph).hexdigest()}
+    edited(models, lambda manifest: manifest["networks"]["liver"].update(int8=entry))
+    return models
+
+
+def test_a_cpu_runs_the_8_bit_form_unless_told_otherwise(with_int8):
+    assert load_networks(with_int8, RUNTIME).liver.card.version == "8.8.8"
+    exact = Runtime(threads=1, precision="float32")
+    assert load_networks(with_int8, exact).liver.card.version == "0.0.1"
+
+
+def test_an_8_bit_form_of_another_network_is_refused(with_int8):
+    other = with_card(liver_graph((50, 150)), version="8.8.8", int8_of="0" * 64)
+    (with_int8 / "liver-int8.onnx").write_bytes(other)
+    entry = {"file": "liver-int8.onnx", "sha256": hashlib.sha256(other).hexdigest()}
+    edited(with_int8, lambda manifest: manifest["networks"]["liver"].update(int8=entry))
+    with pytest.raises(BrokenModel, match=r"liver-int8\.onnx: expected an 8-bit form of liver-0\.0\.1\.onnx"):
+        load_networks(with_int8, RUNTIME)
+
+
 def test_networks_listed_under_each_others_task_are_refused(models):
     def swap(manifest):
         networks = manifest["networks"]

@@ -14,6 +14,7 @@ from tests.analytic_networks import (
     GraphWriter,
     card,
     crf_graph,
+    growing_graph,
     lesion_graph,
     liver_graph,
     neighbour_graph,
@@ -137,6 +138,39 @@ def test_a_graph_whose_output_has_another_shape_is_refused():
     graph.add("Transpose", half, perm=[0, 2, 1], output="probability")
     with pytest.raises(BrokenModel, match="expected an output of shape"):
         network(graph.bytes([HU], [("probability", TensorProto.FLOAT, ["s", "c", "r"])], card("liver")))
+
+
+def test_a_probability_that_does_not_grow_from_what_is_shown_is_refused():
+    network(growing_graph("liver", (50, 150)))
+    with pytest.raises(
+        BrokenModel, match=r"file\.onnx: the probability lies .* from what its logit, rows and columns give"
+    ):
+        network(growing_graph("liver", (50, 150), lies=True))
+
+
+@pytest.mark.parametrize("task", ["liver", "lesion"])
+@pytest.mark.parametrize("batch", [1, 3, 20])
+def test_what_grows_is_what_the_graph_gives_whole(task, batch):
+    hounsfield = np.random.default_rng(3).integers(0, 200, (8, 5, 7)).astype(np.int16)
+    inputs = [hounsfield]
+    if task == "lesion":
+        inputs.append(hounsfield > 20)
+        inputs[1][2:5] = False
+    graph = growing_graph(task, (50, 150), roi_margin_mm="10", trained_with="0" * 64)
+    growing = network(graph, task, Runtime(threads=2, batch=batch))
+    fractions = []
+    field = growing.field(*inputs, on_batch=fractions.append)
+    whole = growing.run(*inputs)
+    assert np.abs(field.within((slice(None),) * 3) - whole).max() < 1e-6
+    assert np.array_equal(field.at_least(0.4), whole >= 0.4)
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def test_of_a_stack_without_liver_nothing_grows():
+    graph = growing_graph("lesion", (50, 150), roi_margin_mm="10", trained_with="0" * 64)
+    field = network(graph, "lesion").field(np.full((4, 5, 6), 100, np.int16), np.zeros((4, 5, 6), bool))
+    assert not field.at_least(0.1).any()
 
 
 def test_a_whole_volume_is_run_in_batches_without_losing_a_slice():

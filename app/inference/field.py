@@ -1,0 +1,116 @@
+"""A probability over a stack of slices, looked at where somebody needs it and no larger than it must be.
+
+A network works on a small grid and grows its answer to the scan's. Where a graph also gives what it grows from, only
+that is kept, a few per cent of the voxels, and the rest is computed where it decides something: a pixel that grows is
+an average of its neighbours, so that it reaches a threshold only where one of these does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from app.imaging.volume import Mask
+
+Float = npt.NDArray[np.float32]
+Part = tuple[slice, ...]
+EVERYWHERE: Part = (slice(None), slice(None), slice(None))
+#: What rounding may add to an average of logits.
+ROUNDING = 1e-3
+
+
+class Field(Protocol):
+    """A probability (K, J, I)."""
+
+    def at_least(self, threshold: float) -> Mask:
+        """Where it reaches the threshold, bool (K, J, I)."""
+
+    def within(self, box: Part) -> Float:
+        """Its values in a box."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """What a graph gives that says nothing of a smaller grid: every voxel is held."""
+
+    probability_kji: Float
+
+    def at_least(self, threshold: float) -> Mask:
+        """Where it reaches the threshold, bool (K, J, I)."""
+        mask: Mask = self.probability_kji >= threshold
+        return mask
+
+    def within(self, box: Part) -> Float:
+        """Its values in a box."""
+        return self.probability_kji[box]
+
+
+@dataclass(frozen=True, eq=False)
+class Growth:
+    """How a working grid becomes a slice: `rows @ logit @ columns.T`, with rows (J, h) and columns (I, w)."""
+
+    rows: Float
+    columns: Float
+
+    def around(self, near: Mask) -> tuple[Part, Part]:
+        """Of the working grid (h, w): the box that decides about the pixels that `near` touches, and their box."""
+        by_row, by_column = (np.atleast_1d(near.any(axis=axis)) for axis in (1, 0))
+        (rows, to_rows), (columns, to_columns) = _touched(self.rows, by_row), _touched(self.columns, by_column)
+        return (rows, columns), (to_rows, to_columns)
+
+    def grown(self, logit: Float, of: Part, to: Part) -> Float:
+        """Logits of the pixels `to`, from those in the box `of`."""
+        return np.asarray(self.rows[to[0], of[0]] @ logit[of] @ self.columns[to[1], of[1]].T, np.float32)
+
+
+def _touched(shares: Float, near: Mask) -> tuple[slice, slice]:
+    """The working pixels that matter, first to last, and the scan's pixels that `near` ones have a share in."""
+    pixels = np.flatnonzero(shares[:, near].any(axis=1))
+    to = slice(int(pixels[0]), int(pixels[-1]) + 1)
+    working = np.flatnonzero(shares[to].any(axis=0))
+    return slice(int(working[0]), int(working[-1]) + 1), to
+
+
+@dataclass(frozen=True, eq=False)
+class Grown:
+    """What a graph gives that says what it grows from.
+
+    logit_khw: on the working grid. seen: the slices that were run; the others are zero. inside: of a lesion, the liver,
+    outside which it is zero.
+    """
+
+    logit_khw: Float
+    seen: Mask
+    growth: Growth
+    inside: Mask | None = None
+
+    def at_least(self, threshold: float) -> Mask:
+        """Where it reaches the threshold, bool (K, J, I)."""
+        least = float(np.log(threshold / (1 - threshold)))
+        mask = np.zeros((len(self.seen), len(self.growth.rows), len(self.growth.columns)), np.bool_)
+        for k in np.flatnonzero(self.seen):
+            near = self.logit_khw[k] >= least - ROUNDING
+            if near.any():
+                of, to = self.growth.around(near)
+                np.greater_equal(self.growth.grown(self.logit_khw[k], of, to), least, out=mask[k][to])
+        if self.inside is not None:
+            mask &= self.inside
+        return mask
+
+    def within(self, box: Part) -> Float:
+        """Its values in a box."""
+        slices, *to = box
+        inside = None if self.inside is None else self.inside[box]
+        everything = tuple(slice(0, n) for n in self.logit_khw.shape[1:])
+        ks = np.arange(len(self.seen))[slices]
+        rows, columns = self.growth.rows[to[0]], self.growth.columns[to[1]]
+        probability = np.zeros((len(ks), len(rows), len(columns)), np.float32)
+        with np.errstate(over="ignore"):  # exp of a very sure no is infinite, and its probability 0
+            for n, k in enumerate(ks):
+                if self.seen[k]:
+                    logit = self.growth.grown(self.logit_khw[k], everything, tuple(to))
+                    np.divide(1, 1 + np.exp(-logit), out=probability[n])
+        return probability if inside is None else probability * inside
