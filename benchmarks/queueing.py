@@ -22,7 +22,7 @@ from app.jobs.lease import Progress
 from app.jobs.logs import configure_logs
 from app.jobs.results import JobFiles
 from app.jobs.store import Order, Store
-from app.jobs.waiting import place_of
+from app.jobs.waiting import counts, place_of
 from app.jobs.worker import Work, Worker
 from app.settings import Settings
 from tests.services import Postgres
@@ -78,7 +78,7 @@ class Promises:
             self._told.clear()
             for n in range(count):
                 self._add(f"{kind}{n}")
-            while self._store.first_in_line() is not None or self._store.owners():
+            while any(counts(self._store)[status] for status in (Status.QUEUED, Status.RUNNING)):
                 time.sleep(0.01)
         for worker, thread in zip(team, threads, strict=True):
             worker.stop.set()

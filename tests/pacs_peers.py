@@ -7,18 +7,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
 
 from pydicom.dataset import Dataset
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE
 
 from app.settings import Settings
-
-T = TypeVar("T")
+from tests.waiting import PATIENCE_S, until
 
 
 def free_port() -> int:
@@ -27,16 +24,9 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def until(condition: Callable[[], T | None], seconds: float = 30.0) -> T:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
-    return found
-
-
 def associate(port: int, contexts: Iterable[str], *, caller="PACS", called="HEPASEG"):
     entity = AE(ae_title=caller)
+    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = PATIENCE_S
     for context in contexts:
         entity.add_requested_context(context, [ExplicitVRLittleEndian])
     return entity.associate("127.0.0.1", port, ae_title=called)
@@ -63,14 +53,18 @@ class Program:
     def start(self, ready: Callable[[], object]) -> None:
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(self._command, env=self._environment, stdout=log, stderr=log)
-        until(lambda: ready() or self._died(), 60)
+        until(lambda: ready() or self._died())
         assert not self._died(), self.log.read_text()
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         if self._process is not None:
-            self._process.send_signal(number)
-            self._process.wait(20)
-            self._process = None
+            process, self._process = self._process, None
+            process.send_signal(number)
+            try:
+                process.wait(PATIENCE_S)
+            finally:
+                process.kill()
+                process.wait()
 
     def peak_mib(self) -> float:
         status = Path(f"/proc/{self._process.pid}/status").read_text()

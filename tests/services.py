@@ -11,11 +11,11 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import PATIENCE_S, until
 
 _LIBRARIES = Path("/usr/lib/postgresql")
 
@@ -30,13 +30,6 @@ def answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
         return True
     return False
-
-
-def wait_for(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.05)
 
 
 def program(name: str, package: str) -> str:
@@ -83,7 +76,7 @@ class Daemon:
                 start_new_session=True,
                 **self._as,
             )
-        wait_for(self.is_up, 60)
+        until(self.is_up)
 
     def kill(self) -> None:
         """kill -9 of the server and of all it started."""
@@ -91,14 +84,14 @@ class Daemon:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-            wait_for(lambda: not answers(self.port))
+            until(lambda: not answers(self.port))
 
     def stop(self, number: int = signal.SIGTERM) -> None:
         """End in order."""
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(number)
             try:
-                self._process.wait(20)
+                self._process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 self.kill()
 

@@ -58,14 +58,19 @@ def bell_of(settings: Settings) -> Bell:
 
 
 def application_of(settings: Settings) -> Any:  # noqa: ANN401 - Celery has no types
-    """Celery as a doorbell: messages are acknowledged before the work begins, and nothing is kept."""
+    """Celery as a doorbell: rings are acknowledged before the work begins, and nothing is kept."""
     if not settings.broker_url.startswith(("redis://", "rediss://", "amqp://", "amqps://")):
         raise InvalidRequest("HEPASEG_BROKER_URL begins with redis://, rediss://, amqp:// or amqps://.")
     try:
         from celery import Celery
+        from kombu.entity import Exchange, Queue
     except ModuleNotFoundError as error:
         raise InvalidRequest(f"A broker needs `pip install hepaseg[cluster]` ({error}).") from None
     application = Celery("hepaseg", broker=settings.broker_url, set_as_current=False)
+    # Redis: a ring that cannot be acknowledged, for Redis has just gone away, is counted as one in hand for ever; the
+    # worker then waits for no other and never finds out that the connection is dead. So none is acknowledged, and none
+    # fetched before its time.
+    is_redis = settings.broker_url.startswith("redis")
     application.conf.update(
         accept_content=["json"],
         broker_connection_max_retries=None,
@@ -75,7 +80,9 @@ def application_of(settings: Settings) -> Any:  # noqa: ANN401 - Celery has no t
         task_acks_late=False,
         task_default_queue=QUEUE,
         task_ignore_result=True,
+        task_queues=[Queue(QUEUE, Exchange(QUEUE), QUEUE, no_ack=is_redis)],
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_disable_prefetch=is_redis,
         worker_enable_remote_control=False,
         worker_hijack_root_logger=False,
         worker_prefetch_multiplier=1,

@@ -24,8 +24,8 @@ Destination = Literal["dicom", "dicomweb"]
 #: What is sent: the segmentation first, for the report refers to it.
 DELIVERED = ("seg.dcm", "sr.dcm")
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 600.0
-#: After this time a delivery whose sender died is taken up again.
-_SENDING_S = 180.0
+#: After this time a delivery whose sender died is taken up again; what takes longer may come twice, as one instance.
+_SENDING_S = 60.0
 
 
 class Delivery(BaseModel):

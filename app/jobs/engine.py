@@ -3,7 +3,7 @@
     main process    Celery's consumer; touches neither CUDA nor the database
     child           the networks, the heartbeat, one job at a time; another one takes its place if it dies
 
-Messages carry an id, are acknowledged at once and may be lost: a worker that is idle while jobs wait rings again.
+Messages carry an id and may be lost: the child also looks by itself, with the broker or without it.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 from app.errors import BrokenModel, NotReady
-from app.jobs.bell import QUEUE, TASK, CeleryBell, application_of
+from app.jobs.bell import QUEUE, TASK, application_of
 from app.jobs.liveness import OwnerLocks
 from app.jobs.logs import logger
 from app.jobs.registry import Registry, WorkerState
@@ -30,15 +31,15 @@ _log = logger("engine")
 class _Child:
     """The process that computes: begins with the fork, ends with Celery's pool or with its parent."""
 
-    def __init__(self, settings: Settings, prepare: Prepare, bell: CeleryBell) -> None:
+    def __init__(self, settings: Settings, prepare: Prepare) -> None:
         self._settings = settings
         self._prepare = prepare
-        self._bell = bell
         self._parent = os.getpid()
         self._stop = threading.Event()
         # Shared with the parent: a page of memory that both have.
         self._broken = mmap.mmap(-1, 1)
         self._worker: Worker | None = None
+        self._at_work = threading.Lock()
         self._open = contextlib.ExitStack()
 
     def begin(self, **_: object) -> None:
@@ -62,18 +63,39 @@ class _Child:
         name = new_worker_id()
         self._open.enter_context(OwnerLocks.of(self._settings).holding(name))
         run, cards = registry.prepared(name, self._prepare)
-        worker = Worker(store, self._settings, run, stop=self._stop, worker_id=name, bell=self._bell)
+        worker = Worker(store, self._settings, run, stop=self._stop, worker_id=name)
         self._open.callback(registry.leave, name)
         self._open.enter_context(worker.beating())
         registry.say(name, WorkerState.READY, models=cards)
         self._worker = worker
+        self._open.enter_context(self._looking())
 
     def on_ring(self, job_id: str) -> None:  # noqa: ARG002 - the database says which job is the most urgent
-        """Work until nothing waits any more."""
+        """Work until nothing waits any more; as long as that takes, Celery has no further ring for this child."""
+        # Not before: Celery's pool puts its own handler, which would end the process in the middle, last.
+        signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
+        self._drain()
+
+    def _drain(self) -> None:
         if self._worker is not None:
-            # Not before: Celery's pool puts its own handler, which would end the process in the middle, last.
-            signal.signal(signal.SIGTERM, lambda *_: self._stop.set())
-            self._worker.drain()
+            with self._at_work:
+                self._worker.drain()
+
+    @contextlib.contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Look into the queue now and then without being rung: rings get lost, brokers go away, and workers die."""
+        looks = threading.Thread(target=self._look, name="looks", daemon=True)
+        looks.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            looks.join()
+
+    def _look(self) -> None:
+        while not self._stop.is_set():
+            self._drain()
+            self._stop.wait(self._settings.look_s)
 
     def is_broken(self) -> bool:
         """Whether a child found that the networks cannot be used."""
@@ -92,7 +114,7 @@ def work_on_rings(settings: Settings, prepare: Prepare) -> None:
     from celery import signals
 
     application = application_of(settings)
-    child = _Child(settings, prepare, CeleryBell(application))
+    child = _Child(settings, prepare)
     application.task(child.on_ring, name=TASK)
     signals.worker_process_init.connect(child.begin, weak=False)
     signals.worker_process_shutdown.connect(child.end, weak=False)

@@ -238,12 +238,6 @@ class Store:
             if job is not None:
                 _save(connection, self._after_loss(job, self.clock(), why))
 
-    def first_in_line(self) -> str | None:
-        """The id of the job that would be claimed next, if any waits."""
-        query = sa.select(jobs.c.id).where(jobs.c.status == Status.QUEUED).order_by(jobs.c.due_at, jobs.c.id).limit(1)
-        with self.engine.connect() as connection:
-            return connection.execute(query).scalar()
-
     def owners(self) -> set[str]:
         """Who holds a job."""
         query = sa.select(jobs.c.owner).where(jobs.c.status == Status.RUNNING).distinct()

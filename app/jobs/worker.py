@@ -25,7 +25,6 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from app.errors import BrokenModel, Canceled, HepasegError, InputError, NotReady, StorageFull, StorageUnreachable
-from app.jobs.bell import Bell
 from app.jobs.job import INTERNAL_ERROR, Failure, Job, Notice, Status
 from app.jobs.lease import HandedBack, Lease, Progress
 from app.jobs.liveness import OwnerLocks
@@ -80,7 +79,6 @@ class Worker:
         *,
         stop: threading.Event | None = None,
         worker_id: str | None = None,
-        bell: Bell | None = None,
     ) -> None:
         self.id = worker_id or new_worker_id()
         self.stop = stop or threading.Event()
@@ -90,9 +88,7 @@ class Worker:
         self._files = JobFiles.of(settings)
         self._locks = OwnerLocks.of(settings)
         self._registry = Registry(store, settings)
-        self._bell = bell
         self._lease: Lease | None = None
-        self._next_look = 0.0
         self._next_housekeeping = 0.0
 
     def loop(self) -> None:
@@ -223,22 +219,10 @@ class Worker:
                 lease.renew()
             try:
                 self._registry.beat(self.id)
-                self._look()
             except Exception:
                 _log.warning("heartbeat not written", exc_info=True)
             if self.stop.is_set():
                 time.sleep(pause)
-
-    def _look(self) -> None:
-        """A worker that waits for rings looks by itself now and then: rings get lost, and workers die."""
-        if self._bell is None or self._lease is not None or self.stop.is_set():
-            return
-        if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + self._settings.look_s
-            self._reap()
-            waiting = self._store.first_in_line()
-            if waiting is not None:
-                self._bell.ring(waiting)
 
     def _keep_house(self) -> None:
         if time.monotonic() < self._next_housekeeping:

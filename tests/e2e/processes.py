@@ -10,10 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import httpx2 as httpx
 import tiny
@@ -22,8 +20,7 @@ from app.jobs.job import Job, Status
 from app.jobs.results import RESULT_NAMES, JobFiles
 from app.jobs.store import Order, Store
 from app.settings import Settings
-
-T = TypeVar("T")
+from tests.waiting import until
 
 HERE = Path(__file__).parent
 
@@ -103,7 +100,7 @@ class Yard:
     def send(self, port: int | None = None) -> str:
         """Queue the scan by HTTP; gives the job's id."""
         url = f"http://127.0.0.1:{port}" if port else self.url
-        response = httpx.post(f"{url}/segment", files={"file": ("ct.nii.gz", self.scan)}, timeout=20)
+        response = httpx.post(f"{url}/segment", files={"file": ("ct.nii.gz", self.scan)}, timeout=60)
         assert response.status_code == 202, response.text
         return str(response.json()["id"])
 
@@ -117,9 +114,9 @@ class Yard:
         found = [entry for entry in self.journal() if (entry.stage, entry.attempt) == (stage, attempt)]
         return found[0] if found else None
 
-    def ended(self, name: str, seconds: float = 30.0) -> Job:
+    def ended(self, name: str) -> Job:
         """The job, once it has ended."""
-        return until(lambda: (job := self.store.get(name)).completed_at and job, seconds)
+        return until(lambda: (job := self.store.get(name)).completed_at and job)
 
     def is_live(self, port: int | None = None) -> bool:
         """Whether HTTP answers."""
@@ -140,15 +137,6 @@ class Yard:
         tiny.run(tiny.Work(self.files.scan(job.id), None, undisturbed), tiny.in_silence)
         for name in RESULT_NAMES:
             assert (published / name).read_bytes() == (undisturbed / name).read_bytes(), name
-
-
-def until(condition: Callable[[], T | None], seconds: float = 20.0) -> T:
-    """What `condition` gives once it gives something."""
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-    return found
 
 
 def lives(pid: int) -> bool:

@@ -14,6 +14,7 @@ from app.jobs.registry import WorkerState
 from app.jobs.worker import Worker
 from app.main import create_app
 from app.settings import Settings
+from tests.waiting import PATIENCE_S
 
 
 class Service:
@@ -34,7 +35,7 @@ class Service:
     def stop(self) -> None:
         if self.worker is not None:
             self.worker.stop.set()
-            self._thread.join(10)
+            self._thread.join(PATIENCE_S)
         self.client.close()
         self.parts.store.engine.dispose()
 
@@ -45,7 +46,7 @@ class Service:
         return self.client.post("/segment", files=files, data=fields, headers=headers or {})
 
     def ended(self, job: dict) -> dict:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while job["status"] in ("queued", "running"):
             assert time.monotonic() < deadline
             time.sleep(0.02)

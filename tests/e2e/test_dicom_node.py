@@ -17,7 +17,8 @@ from app.jobs.results import JobFiles
 from app.jobs.store import Store
 from app.settings import Settings
 from tests.dicom_files import CT, MARKED_WORDS, change, series_of
-from tests.pacs_peers import Program, associate, free_port, listens, store, until
+from tests.pacs_peers import Program, associate, free_port, listens, store
+from tests.waiting import until
 
 ECHO = "1.2.840.10008.1.1"
 RULES = '[take]\nleast_slices = 5\ndescription = ["abdomen", "^$"]\n[callers]\nPACS = "routine"\nER = "stat"\n'
@@ -28,7 +29,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         (folder / "rules.toml").write_text(RULES)
-        given = {"dicom_port": free_port(), "dicom_rules": str(folder / "rules.toml"), "dicom_quiet_s": 0.5}
+        given = {"dicom_port": free_port(), "dicom_rules": str(folder / "rules.toml"), "dicom_quiet_s": 1.5}
         self.settings = Settings(data_dir=folder / "data", min_free_bytes=0, log_level="debug", **given)
         self.port = self.settings.dicom_port
         self.store = Store.open(self.settings)

@@ -14,7 +14,7 @@ from service import Service, assert_problem
 
 from app.dicom.outbox import Outbox
 from tests.dicom_files import MARKED_WORDS, MARKS, packed, series_of
-from tests.pacs_peers import until
+from tests.waiting import until
 
 STUDY, SERIES = MARKS["StudyInstanceUID"], MARKS["SeriesInstanceUID"]
 NAMED = {"dicomweb": {"study": STUDY, "series": SERIES}}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import tiny
-from processes import Yard, lives, until
+from processes import Yard, lives
 
 from app.jobs.job import Status
+from tests.waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_a_service_killed_with_its_worker_finishes_the_job_after_a_restart(yard:
     worker = until(lambda: yard.seen("liver", 1)).pid
     os.kill(first.pid, signal.SIGKILL)
     first.wait()
-    until(lambda: not lives(worker) or None, 5)  # it went with the service
+    until(lambda: not lives(worker) or None)  # it went with the service
     yard.start("slow_serve.py", pause_s=0.01)
     job = yard.ended(name)
     assert job.attempt == 2
@@ -89,9 +90,10 @@ def test_a_worker_stopped_for_longer_than_its_lease_cannot_publish(impatient: Ya
 
 def test_several_workers_share_the_jobs_without_doing_any_twice(yard: Yard):
     names = [f"job{n}" for n in range(30)]
+    workers = [yard.start("slow_worker.py", pause_s=0.002) for _ in range(3)]
+    until(lambda: yard.log.read_text().count("worker started") == len(workers))
     for name in names:
         yard.add(name)
-    workers = [yard.start("slow_worker.py", pause_s=0.002) for _ in range(3)]
     for name in names:
         assert yard.ended(name).attempt == 1
     entered = Counter((entry.job, entry.stage) for entry in yard.journal())
@@ -101,11 +103,11 @@ def test_several_workers_share_the_jobs_without_doing_any_twice(yard: Yard):
 
 @pytest.mark.parametrize("script", ["slow_worker.py", "slow_serve.py"])
 def test_a_stop_in_order_hands_the_running_job_back(yard: Yard, script: str):
-    process = yard.start(script, pause_s=0.3)
+    process = yard.start(script, pause_s=1.0)
     yard.add("job")
     worker = until(lambda: yard.seen("liver", 1)).pid
     process.terminate()
-    assert process.wait(15) == 0
+    assert process.wait(PATIENCE_S) == 0
     until(lambda: not lives(worker) or None)
     job = yard.store.get("job")
     assert (job.status, job.lost_attempts, job.stage) == (Status.QUEUED, 0, None)
@@ -117,7 +119,7 @@ def test_a_stop_in_order_hands_the_running_job_back(yard: Yard, script: str):
 def test_a_service_with_broken_networks_ends_and_says_why(yard: Yard):
     why = "liver.onnx: expected sha256 aa, found bb."
     process = yard.start("slow_serve.py", SLOW_BROKEN=why)
-    assert process.wait(20) == 1
+    assert process.wait(PATIENCE_S) == 1
     assert yard.log.read_text().endswith(f"{why}\n")
 
 

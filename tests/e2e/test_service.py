@@ -11,11 +11,11 @@ import httpx2 as httpx
 import nibabel as nib
 import numpy as np
 import pytest
-from processes import until
 
 from app.imaging.nifti import write_labels, write_volume
 from app.report import Report
 from tests.analytic_networks import phantom_models
+from tests.waiting import PATIENCE_S, until
 from training.phantom import Phantom, abdomen
 
 
@@ -51,10 +51,10 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             return False
 
     try:
-        until(lambda: ready() or None, 60)
+        until(lambda: ready() or None)
         yield address
         service.terminate()
-        assert service.wait(20) == 0
+        assert service.wait(PATIENCE_S) == 0
     finally:
         service.kill()
         service.wait()

@@ -5,13 +5,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx2 as httpx
 import pytest
 import tiny
-from processes import Yard, until
+from processes import Yard
 
 from app.jobs.job import Status
 from app.jobs.waiting import counts
 from tests.services import free_port
+from tests.waiting import until
 
 JOBS = 200
 
@@ -24,7 +26,6 @@ def yard(tmp_path: Path, database_url: str) -> Iterator[Yard]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_two_apis_and_four_workers_do_every_job_once(yard: Yard):
     ports = [yard.settings.port, free_port()]
     for port in ports:
@@ -32,10 +33,11 @@ def test_two_apis_and_four_workers_do_every_job_once(yard: Yard):
     for _ in range(4):
         yard.start("slow_worker.py", pause_s=0)
     for port in ports:
-        until(lambda port=port: yard.is_live(port) or None, 60)
+        until(lambda port=port: yard.is_live(port) or None)
+    until(lambda: "hepaseg_workers_ready 4" in httpx.get(f"{yard.url}/metrics", timeout=60).text)
     with ThreadPoolExecutor(4) as senders:
         names = list(senders.map(yard.send, ports * (JOBS // 2)))
-    until(lambda: counts(yard.store)[Status.SUCCEEDED] == JOBS or None, 300)
+    until(lambda: counts(yard.store)[Status.SUCCEEDED] == JOBS or None, 600)
     jobs = [yard.store.get(name) for name in names]
     assert {(job.status, job.attempt, job.lost_attempts) for job in jobs} == {(Status.SUCCEEDED, 1, 0)}
     entered = Counter((entry.job, entry.stage) for entry in yard.journal())

@@ -17,7 +17,8 @@ from app.jobs.remote import RemoteFiles
 from app.jobs.results import RESULT_NAMES, JobFiles
 from app.jobs.worker import Worker
 from app.settings import Settings
-from tests.services import free_port, wait_for
+from tests.services import free_port
+from tests.waiting import until
 
 pytestmark = pytest.mark.services
 
@@ -73,7 +74,7 @@ def test_delete_erases_every_byte_in_the_store_and_on_every_disk(site: Site, sca
     assert len(site.stored()) == 1 + len(RESULT_NAMES)
     assert site.api.client.delete(f"/jobs/{sent['id']}").status_code == 204
     assert site.stored() == []
-    wait_for(lambda: not list((site.api.settings.data_dir / "borrowed").iterdir()), 10)
+    until(lambda: not list((site.api.settings.data_dir / "borrowed").iterdir()))
     assert site.files_on_disk() == []
 
 

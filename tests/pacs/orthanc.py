@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.pacs_peers import until
+from tests.waiting import PATIENCE_S, until
 
 #: The files that the docs hand out and the compose profile `pacs` mounts.
 DOCS = Path(__file__).parents[2] / "docs" / "pacs"
@@ -46,9 +46,13 @@ class Orthanc:
 
     def stop(self) -> None:
         if self._process is not None:
-            self._process.terminate()
-            self._process.wait(20)
-            self._process = None
+            process, self._process = self._process, None
+            process.terminate()
+            try:
+                process.wait(PATIENCE_S)
+            finally:
+                process.kill()
+                process.wait()
 
     def instances(self, modality: str) -> list[str]:
         """The ids of the instances of a modality."""

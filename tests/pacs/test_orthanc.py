@@ -1,5 +1,6 @@
 """From a real Orthanc to the service and back: by C-STORE and by DICOMweb, with Orthanc away for a while."""
 
+import contextlib
 import io
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from app.dicom.readback import SegmentationFile, measured_groups, voxels_on
 from app.settings import Settings
 from tests.analytic_networks import phantom_models
 from tests.dicom_files import MARKED_WORDS, MARKS, named, program, series_of
-from tests.pacs_peers import Program, free_port, listens, until
+from tests.pacs_peers import Program, free_port, listens
+from tests.waiting import until
 from training.phantom import Phantom, abdomen
 
 pytestmark = pytest.mark.pacs
@@ -39,7 +41,7 @@ class Hospital:
         self.orthanc = Orthanc(folder / "orthanc", ports[0], ports[1], ports[2])
         self.settings = Settings(
             data_dir=folder / "data", models_dir=phantom_models(folder / "models"), port=ports[3], threads=1,
-            min_free_bytes=0, log_level="debug", dicom_port=ports[2], dicom_quiet_s=0.5,
+            min_free_bytes=0, log_level="debug", dicom_port=ports[2], dicom_quiet_s=2,
             dicom_destination=f"ORTHANC@127.0.0.1:{ports[1]}", dicomweb_url=f"{self.orthanc.url}/dicom-web",
         )  # fmt: skip
         self.node = Program(self.settings, folder / "node.log", "dicom-node")
@@ -56,24 +58,25 @@ class Hospital:
         self.service.start(self.is_ready)
 
     def stop(self) -> None:
-        for each in (self.node, self.service, self.orthanc):
-            each.stop()
+        with contextlib.ExitStack() as stack:  # the next one is stopped even if one does not
+            for each in (self.node, self.service, self.orthanc):
+                stack.callback(each.stop)
 
     def push(self) -> None:
         """Send the CT to Orthanc with dcmtk."""
         command = [program("storescu"), "-aec", "ORTHANC", "+sd", "127.0.0.1", str(self.orthanc.dicom_port)]
-        subprocess.run([*command, str(self.slices)], check=True, capture_output=True, timeout=60)
+        subprocess.run([*command, str(self.slices)], check=True, capture_output=True, timeout=180)
 
     def jobs(self) -> list[dict]:
-        listed = httpx.get(f"{self.url}/jobs", timeout=20).json()["jobs"]
-        return [httpx.get(f"{self.url}{each['links']['self']}", timeout=20).json() for each in listed]
+        listed = httpx.get(f"{self.url}/jobs", timeout=60).json()["jobs"]
+        return [httpx.get(f"{self.url}{each['links']['self']}", timeout=60).json() for each in listed]
 
     def ended(self) -> dict:
-        return until(lambda: next((job for job in self.jobs() if job["completed_at"]), None), 120)
+        return until(lambda: next((job for job in self.jobs() if job["completed_at"]), None))
 
     def results(self) -> tuple[bytes, bytes]:
         """Segmentation and report, once both are in Orthanc."""
-        found = until(lambda: (ids := self.orthanc.instances("SEG") + self.orthanc.instances("SR"))[1:] and ids, 120)
+        found = until(lambda: (ids := self.orthanc.instances("SEG") + self.orthanc.instances("SR"))[1:] and ids)
         seg, sr = (self.orthanc.file(each) for each in found)
         return seg, sr
 
@@ -135,7 +138,7 @@ def test_a_series_named_over_dicomweb_is_fetched_and_its_results_are_stored(hosp
     hospital.node.stop()  # nothing is routed
     hospital.push()
     named_ = {"dicomweb": {"study": STUDY, "series": SERIES}}
-    accepted = httpx.post(f"{hospital.url}/segment", json=named_, timeout=30)
+    accepted = httpx.post(f"{hospital.url}/segment", json=named_, timeout=60)
     assert accepted.status_code == 202, accepted.text
     seg, sr = hospital.results()
     job = hospital.ended()
@@ -144,7 +147,7 @@ def test_a_series_named_over_dicomweb_is_fetched_and_its_results_are_stored(hosp
     assert {each["to"] for each in job["deliveries"]} == {"dicomweb"}
     assert not any(word in hospital.logs() for word in (*MARKED_WORDS, "Traceback"))
     nothing = {"dicomweb": {"study": STUDY, "series": "1.2.3"}}
-    assert httpx.post(f"{hospital.url}/segment", json=nothing, timeout=30).json()["code"] == "unknown_series"
+    assert httpx.post(f"{hospital.url}/segment", json=nothing, timeout=60).json()["code"] == "unknown_series"
 
 
 def test_results_arrive_when_orthanc_is_back_even_if_the_node_was_killed(hospital: Hospital, phantom: Phantom):

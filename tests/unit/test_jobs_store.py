@@ -16,6 +16,7 @@ from app.jobs.registry import Registry, WorkerState
 from app.jobs.store import Claim, Order, Outcome, Signal, Store
 from app.jobs.waiting import counts, oldest_waiting_s, place_of
 from app.settings import Settings
+from tests.waiting import PATIENCE_S
 
 SUCCESS = Outcome(Status.SUCCEEDED)
 
@@ -142,7 +143,7 @@ def test_of_many_that_send_one_key_at_once_one_makes_the_job(store: Store, setti
     def send(name: str) -> None:
         mine = Store.open(settings)
         mine.has(name)  # connected
-        ready.wait(30)
+        ready.wait(PATIENCE_S)
         told.append(mine.add(Order(name, idempotency_key="k", fingerprint="f"))[0].id)
         mine.engine.dispose()
 
@@ -161,7 +162,7 @@ def test_many_that_send_at_once_do_not_fill_the_queue_beyond_its_limit(store: St
     def send(name: str) -> None:
         mine = Store.open(settings)
         mine.has(name)  # connected
-        ready.wait(30)
+        ready.wait(PATIENCE_S)
         try:
             mine.add(Order(name))
         except Overloaded:

@@ -19,13 +19,14 @@ from app.jobs.results import JobFiles
 from app.jobs.store import Claim, Order, Outcome, Store
 from app.jobs.worker import Work, Worker
 from app.settings import Settings
+from tests.waiting import PATIENCE_S, until
 
 
 class Bench:
     """A store with one waiting job, and workers for it."""
 
     def __init__(self, folder: Path, **given: object) -> None:
-        self.settings = Settings(data_dir=folder, lease_s=1.0, poll_s=0.02, max_attempts=2, **given)
+        self.settings = Settings(data_dir=folder, poll_s=0.02, max_attempts=2, **{"lease_s": 1.0, **given})
         self.store = Store.open(self.settings)
         self.files = JobFiles(folder)
 
@@ -57,13 +58,6 @@ def copy(work: Work, tell: Callable) -> list[Notice]:
     return [Notice(code="c", detail="d")]
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
-
-
 @contextlib.contextmanager
 def looping(worker: Worker) -> Iterator[None]:
     """The worker in a thread, told to stop at the end."""
@@ -73,7 +67,7 @@ def looping(worker: Worker) -> Iterator[None]:
         yield
     finally:
         worker.stop.set()
-        thread.join(10)
+        thread.join(PATIENCE_S)
 
 
 def test_a_job_that_went_well_is_published_with_its_warnings(bench: Bench):
@@ -181,7 +175,7 @@ def test_a_disk_that_really_is_full_fails_the_job_with_the_reason_and_is_free_ag
                 file.write(bytes(4096))
 
     with looping(Worker(bench.store, bench.settings, work)):
-        wait_for(lambda: bench.store.get("a").completed_at)
+        until(lambda: bench.store.get("a").completed_at)
     job = bench.store.get("a")
     assert (job.status, job.error.code, len(tried)) == (Status.FAILED, "storage_full", 1)
     assert bench.left() == ["scan"]
@@ -217,18 +211,21 @@ def test_cancel_stops_running_work_at_its_next_word(bench: Bench):
     assert bench.left() == ["scan"]
 
 
-def test_work_that_never_speaks_keeps_its_job_beyond_its_lease(bench: Bench):
+def test_work_that_never_speaks_keeps_its_job_beyond_its_lease(tmp_path: Path):
+    bench = Bench(tmp_path, lease_s=3.0)
+    bench.add()
     taken_back = []
 
     def work(work: Work, tell: Callable) -> list[Notice]:
-        time.sleep(2.5)  # the lease is 1 s
+        time.sleep(6.5)  # the lease is 3 s
         taken_back.extend(bench.store.reap())
         return []
 
     with looping(Worker(bench.store, bench.settings, work)):
-        wait_for(lambda: bench.store.get("a").status is Status.SUCCEEDED)
+        until(lambda: bench.store.get("a").status is Status.SUCCEEDED)
     assert taken_back == []
     assert bench.store.get("a").attempt == 1
+    bench.store.engine.dispose()
 
 
 def test_a_worker_that_is_told_to_stop_hands_its_job_back(bench: Bench):
@@ -241,7 +238,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_job_back(bench: Bench):
             time.sleep(0.01)
 
     with looping(Worker(bench.store, bench.settings, work)):
-        assert started.wait(10)
+        assert started.wait(PATIENCE_S)
     job = bench.store.get("a")
     assert (job.status, job.lost_attempts) == (Status.QUEUED, 0)
     assert bench.left() == ["scan"]
@@ -329,4 +326,4 @@ def test_a_store_out_of_reach_does_not_end_the_worker(bench: Bench):
             return super().claim(owner)
 
     with looping(Worker(Flaky(bench.store.engine, bench.settings), bench.settings, copy)):
-        wait_for(lambda: bench.store.get("a").status is Status.SUCCEEDED)
+        until(lambda: bench.store.get("a").status is Status.SUCCEEDED)
