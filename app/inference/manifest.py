@@ -99,7 +99,7 @@ def read_manifest(path: Path) -> Manifest:
 
 
 def _load(models_dir: Path, entry: ManifestEntry, task: Task, runtime: Runtime) -> Network:
-    if entry.int8 is None or runtime.provider != "cpu" or runtime.precision != "int8":
+    if entry.int8 is None or not runtime.in_8_bits:
         return _read(models_dir, entry, task, runtime)
     network = _read(models_dir, entry.int8, task, runtime)
     if network.card.int8_of != entry.sha256:

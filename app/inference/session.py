@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import onnxruntime
@@ -42,7 +44,7 @@ class Runtime:
     """Where and how fast, never what.
 
     threads: 0 means as many as this process may use. batch: slices at a time; 0 lets the provider decide.
-    precision: "int8" has a CPU run a network's 8-bit form where the models folder has one; "float32" never.
+    precision: "int8" has a CPU with VNNI run a network's 8-bit form where there is one; "float32" never.
     `crf_backend` is for comparison: "none" leaves probabilities unrefined, and "pydensecrf" needs that extra.
     """
 
@@ -51,6 +53,11 @@ class Runtime:
     batch: int = 0
     crf_backend: Literal["onnx", "pydensecrf", "none"] = "onnx"
     precision: Literal["int8", "float32"] = "int8"
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether the 8-bit form of a network is what runs."""
+        return self.precision == "int8" and self.provider == "cpu" and _adds_in_32_bits()
 
     @property
     def cores(self) -> int:
@@ -62,6 +69,16 @@ class Runtime:
     def slices(self) -> int:
         """Slices in one run: on a CPU few, whose activations stay in the cache; a GPU wants many."""
         return self.batch or (4 if self.provider == "cpu" else 16)
+
+
+def _adds_in_32_bits(cpu: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether products of bytes are added up without overflow: x86 without VNNI adds two of them in 16 bits."""
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686"):
+        return True
+    try:
+        return "vnni" in cpu.read_text()
+    except OSError:
+        return False
 
 
 def opened(graph: bytes, name: str, runtime: Runtime, threads: int) -> onnxruntime.InferenceSession:

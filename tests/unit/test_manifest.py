@@ -6,6 +6,7 @@ import json
 import pytest
 
 from app.errors import BrokenModel
+from app.inference import session
 from app.inference.manifest import load_networks
 from app.inference.network import Runtime
 from tests.analytic_networks import lesion_graph, liver_graph, with_card, write_models
@@ -59,13 +60,28 @@ def with_int8(models):
     return models
 
 
-def test_a_cpu_runs_the_8_bit_form_unless_told_otherwise(with_int8):
+def test_a_cpu_runs_the_8_bit_form_unless_told_otherwise(with_int8, monkeypatch):
+    monkeypatch.setattr(session, "_adds_in_32_bits", lambda: True)
     assert load_networks(with_int8, RUNTIME).liver.card.version == "8.8.8"
     exact = Runtime(threads=1, precision="float32")
     assert load_networks(with_int8, exact).liver.card.version == "0.0.1"
+    monkeypatch.setattr(session, "_adds_in_32_bits", lambda: False)
+    assert load_networks(with_int8, RUNTIME).liver.card.version == "0.0.1"
 
 
-def test_an_8_bit_form_of_another_network_is_refused(with_int8):
+def test_a_cpu_that_would_overflow_is_known_by_its_flags(tmp_path, monkeypatch):
+    monkeypatch.setattr(session.platform, "machine", lambda: "x86_64")
+    told = tmp_path / "cpuinfo"
+    told.write_text("flags : avx512f avx512_vnni")
+    assert session._adds_in_32_bits(told)
+    told.write_text("flags : avx2 avx512f")
+    assert not session._adds_in_32_bits(told)
+    monkeypatch.setattr(session.platform, "machine", lambda: "aarch64")
+    assert session._adds_in_32_bits(told)
+
+
+def test_an_8_bit_form_of_another_network_is_refused(with_int8, monkeypatch):
+    monkeypatch.setattr(session, "_adds_in_32_bits", lambda: True)
     other = with_card(liver_graph((50, 150)), version="8.8.8", int8_of="0" * 64)
     (with_int8 / "liver-int8.onnx").write_bytes(other)
     entry = {"file": "liver-int8.onnx", "sha256": hashlib.sha256(other).hexdigest()}
