@@ -114,7 +114,7 @@ def _segment(case: Case, cascade: Cascade, settings: Settings, console: Console,
                 case.output,
                 settings.limits(),
                 case.series_uid,
-                settings.seg_kind,
+                settings.dicom_form(),
                 settings.split_lesions,
             )
             report = run(request, cascade, tell)

@@ -12,8 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.agreement import agree
-from app.dicom.results import DICOM_FILES, remarks, write_dicom
-from app.dicom.seg import Kind
+from app.dicom.results import DEFAULT_FORM, DICOM_FILES, DicomForm, remarks, write_dicom
 from app.imaging.atomic import write_text
 from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_scan
@@ -34,7 +33,8 @@ STAGES = {"read": 0.05, "quality": 0.02, "liver": 0.4, "lesion": 0.2, "crf": 0.2
 
 #: What a finished run leaves in its output folder.
 FILES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "preview.png", "report.json")
-#: What it leaves besides if the scan was a DICOM series: the scan as a viewer can load it, and the results as DICOM.
+#: What it leaves besides if the scan was a DICOM series: the scan as a viewer can load it, and the results as DICOM
+#: (and `STRUCTURES`, if that is wanted).
 SERIES_FILES = ("scan.nii.gz", *DICOM_FILES)
 
 
@@ -42,7 +42,7 @@ SERIES_FILES = ("scan.nii.gz", *DICOM_FILES)
 class Request:
     """scan: the CT. reference: labels 0, 1, 2 on its grid, or None. output: the folder for `FILES`.
 
-    series_uid: which series of a zip, or None if there is one. seg_kind: how masks are stored in DICOM.
+    series_uid: which series of a zip, or None if there is one. dicom: how results are written as DICOM.
     split_lesions: whether lesions that touch count as several where a neck lies between them.
     """
 
@@ -51,7 +51,7 @@ class Request:
     output: Path
     limits: Limits = DEFAULT_LIMITS
     series_uid: str | None = None
-    seg_kind: Kind = "BINARY"
+    dicom: DicomForm = DEFAULT_FORM
     split_lesions: bool = False
 
 
@@ -86,7 +86,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     _write_images(request, scan, segmentation)
     if scan.dicom is not None:
         write_volume(request.output / "scan.nii.gz", scan.volume)
-        write_dicom(request.output, scan.dicom, segmentation, report, request.seg_kind)
+        write_dicom(request.output, scan.dicom, segmentation, report, request.dicom)
     report = report.model_copy(update={"timings_s": clock.timings()})
     write_text(request.output / "report.json", report.model_dump_json(indent=2) + "\n")
     return report

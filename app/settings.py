@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.imaging.scan import Limits
 
 if TYPE_CHECKING:
+    from app.dicom.results import DicomForm
     from app.inference.session import Runtime
 
 _REPOSITORY = Path(__file__).resolve().parent.parent
@@ -60,6 +61,8 @@ class Settings(BaseSettings):
     split_lesions: bool = False
     #: How masks are stored in DICOM; few archives and viewers know LABELMAP yet.
     seg_kind: Literal["BINARY", "LABELMAP"] = "BINARY"
+    #: Whether outlines are written too, as an RT structure set.
+    rtstruct: bool = False
 
     #: Largest request body.
     max_upload_bytes: int = Field(2048 * _MIB, ge=1)
@@ -114,6 +117,13 @@ class Settings(BaseSettings):
         from app.inference.session import Runtime
 
         return Runtime(self.threads, self.provider, self.batch, self.crf_backend, self.precision)
+
+    def dicom_form(self) -> DicomForm:
+        """How results are written as DICOM."""
+        # Loads highdicom, which only the worker needs.
+        from app.dicom.results import DicomForm
+
+        return DicomForm(self.seg_kind, self.rtstruct)
 
     def limits(self) -> Limits:
         """The largest scan that is read."""

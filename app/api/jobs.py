@@ -105,8 +105,8 @@ def _add_result(name: str, media_type: str, what: str) -> None:
         if job.published is None:
             state = job.status if job.status in FINISHED else f"still {job.status}"
             raise Conflict(f"There is no {name}: the job is {state}.")
-        if name in DICOM_NAMES and not parts.files.has_dicom(job.id, job.published):
-            raise NotFound(f"There is no {name}: no DICOM series was sent.")
+        if name in DICOM_NAMES and name not in parts.files.names(job.id, job.published):
+            raise NotFound(f"There is no {name}: no DICOM series was sent, or this service does not write it.")
         headers = {"ETag": f'"{job.id}-{job.published}-{name}"', "Cache-Control": "private, no-cache"}
         if if_none_match is not None and headers["ETag"] in if_none_match:
             return Response(status_code=304, headers=headers)
@@ -123,6 +123,7 @@ _add_result("report.json", "application/json", "What was measured.")
 _add_result("preview.png", "image/png", "Slices with the contours drawn in.")
 _add_result("seg.dcm", _DICOM, "Liver and lesions as a DICOM segmentation; 404 if no DICOM series was sent.")
 _add_result("sr.dcm", _DICOM, "What was measured as a DICOM structured report; 404 if no DICOM series was sent.")
+_add_result("rtstruct.dcm", _DICOM, "Outlines as an RT structure set; 404 without DICOM, or where none is written.")
 
 
 def _cursor_of(job: Job) -> str:

@@ -40,6 +40,7 @@ _EXAMPLE: dict[str, Any] = {
         "preview": None,
         "seg": None,
         "sr": None,
+        "rtstruct": None,
     },
 }
 
@@ -66,6 +67,7 @@ class Links(BaseModel):
     preview: str | None
     seg: str | None = Field(description="only if a DICOM series was sent")
     sr: str | None = Field(description="only if a DICOM series was sent")
+    rtstruct: str | None = Field(description="only if a DICOM series was sent and HEPASEG_RTSTRUCT is set")
 
 
 class JobSummary(BaseModel):
@@ -165,10 +167,10 @@ def _fields(parts: Parts, job: Job) -> dict[str, Any]:
 
 def _links(parts: Parts, job: Job) -> Links:
     here = f"/jobs/{job.id}"
-    has_dicom = job.published is not None and parts.files.has_dicom(job.id, job.published)
+    written = set() if job.published is None else parts.files.names(job.id, job.published)
 
     def result(name: str) -> str | None:
-        return f"{here}/{name}" if job.published is not None else None
+        return f"{here}/{name}" if name in written else None
 
     return Links(
         this=here,
@@ -179,6 +181,7 @@ def _links(parts: Parts, job: Job) -> Links:
         lesions=result("lesions.nii.gz"),
         report=result("report.json"),
         preview=result("preview.png"),
-        seg=result("seg.dcm") if has_dicom else None,
-        sr=result("sr.dcm") if has_dicom else None,
+        seg=result("seg.dcm"),
+        sr=result("sr.dcm"),
+        rtstruct=result("rtstruct.dcm"),
     )

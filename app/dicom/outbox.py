@@ -97,7 +97,9 @@ class Outbox:
             content = self._files.result(delivery.job_id, published, delivery.name).read_bytes()
             self._peers[delivery.destination].send(content)
         except (Gone, FileNotFoundError):
-            _log.info("nothing to deliver: the job is erased", **what)
+            # Of an erased job the row is gone too; else the worker was not told to write what the taker planned.
+            self._deliveries.refused(delivery, "not_written")
+            _log.info("nothing to deliver", **what)
         except NotDelivered as error:
             pause_s = self._deliveries.refused(delivery, error.code)
             _log.warning("not delivered", **what, code=error.code, attempts=delivery.attempts, again_in_s=pause_s)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
+from app.dicom.rtstruct import build_structures
 from app.dicom.seg import Kind, build_segmentation, encoded
 from app.dicom.segments import MOST_LESIONS, segments_of
 from app.dicom.sr import build_report
-from app.dicom.verification import verify_report, verify_segmentation
+from app.dicom.verification import verify_report, verify_segmentation, verify_structures
 from app.imaging.atomic import written_whole
 from app.imaging.dicom_header import unheard
 from app.imaging.dicom_source import DicomSource
@@ -17,27 +19,44 @@ from app.report import Report
 
 #: What is written beside the other results if a DICOM series came in.
 DICOM_FILES = ("seg.dcm", "sr.dcm")
+#: And this, if it is wanted.
+STRUCTURES = "rtstruct.dcm"
+
+
+@dataclass(frozen=True)
+class DicomForm:
+    """seg_kind: how masks are stored; few archives and viewers know LABELMAP yet. rtstruct: whether outlines too."""
+
+    seg_kind: Kind = "BINARY"
+    rtstruct: bool = False
+
+
+DEFAULT_FORM = DicomForm()
 
 
 def write_dicom(
-    output: Path, source: DicomSource, segmentation: Segmentation, report: Report, kind: Kind = "BINARY"
+    output: Path, source: DicomSource, segmentation: Segmentation, report: Report, form: DicomForm = DEFAULT_FORM
 ) -> None:
-    """Write `DICOM_FILES` into `output`: the masks as a segmentation object, the numbers as a structured report.
+    """Write `DICOM_FILES` into `output`: the masks as a segmentation object, the numbers as a structured report; and,
+    if `form` wants them, the outlines as a structure set.
 
-    kind: how the masks are stored; few archives and viewers know LABELMAP yet. Raises BrokenResultError, and writes
-    nothing, if what would be written does not say exactly what was found.
+    Raises BrokenResultError, and writes nothing, if what would be written does not say exactly what was found.
     """
     segments = segments_of(report)
     with unheard():  # highdicom repeats the patient's name in warnings
-        seg = build_segmentation(source, segmentation, segments, kind)
-        sr = encoded(build_report(source, seg, segments, report))
-        segmentation_uid = str(seg.SOPInstanceUID)
-        content = encoded(seg)
-    verify_segmentation(content, segmentation, segments, report, source)
-    verify_report(sr, segmentation_uid, segments, report)
-    for name, written in zip(DICOM_FILES, (content, sr), strict=True):
+        seg = build_segmentation(source, segmentation, segments, form.seg_kind)
+        sr = build_report(source, seg, segments, report)
+        files = dict(zip(DICOM_FILES, (encoded(seg), encoded(sr)), strict=True))
+        if form.rtstruct:
+            files[STRUCTURES] = encoded(build_structures(source, segmentation, seg, segments, report))
+    seg_uid = str(seg.SOPInstanceUID)
+    verify_segmentation(files["seg.dcm"], segmentation, segments, report, source)
+    verify_report(files["sr.dcm"], seg_uid, segments, report)
+    if form.rtstruct:
+        verify_structures(files[STRUCTURES], segmentation, segments, report, (seg_uid, source))
+    for name, content in files.items():
         with written_whole(output / name) as file:
-            file.write(written)
+            file.write(content)
 
 
 def remarks(report_lesions: int) -> tuple[Finding, ...]:

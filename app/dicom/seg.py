@@ -81,7 +81,7 @@ def _single(source: DicomSource, image: SourceImage) -> Dataset:
     dataset.ImagePositionPatient = _decimals(image.position_mm)
     dataset.ImageOrientationPatient = _decimals(source.directions.ravel())
     dataset.PixelSpacing = _decimals(source.spacing_mm[::-1])
-    dataset.SliceThickness = _decimals(np.array([_slice_distance_mm(source)]))[0]
+    dataset.SliceThickness = _decimals(np.array([source.slice_distance_mm]))[0]
     return dataset
 
 
@@ -93,11 +93,6 @@ def _image_header(source: DicomSource, image: SourceImage) -> Dataset:
     dataset.SeriesInstanceUID = source.series_uid
     dataset.Rows = dataset.Columns = 1
     return dataset
-
-
-def _slice_distance_mm(source: DicomSource) -> float:
-    first, last = source.images[0].position_mm, source.images[-1].position_mm
-    return float(np.linalg.norm(last - first)) / (len(source.images) - 1)
 
 
 def _decimals(values: Float64) -> list[DSfloat]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.uid import UID, generate_uid
 
@@ -52,6 +53,12 @@ class DicomSource:
     spacing_mm: Float64
     multiframe: Dataset | None = field(repr=False)
     notes: tuple[Note, ...]
+
+    @property
+    def slice_distance_mm(self) -> float:
+        """From one slice to the next."""
+        first, last = self.images[0].position_mm, self.images[-1].position_mm
+        return float(np.linalg.norm(last - first)) / (len(self.images) - 1)
 
     @classmethod
     def of(cls, slices: Sequence[Slice]) -> DicomSource:

@@ -17,12 +17,14 @@ from sqlalchemy.engine import Connection, Engine
 from app.jobs.database import writing
 from app.jobs.job import Status, utc_now
 from app.jobs.tables import deliveries, jobs
+from app.settings import Settings
 
 #: C-STORE to HEPASEG_DICOM_DESTINATION, or STOW-RS to HEPASEG_DICOMWEB_URL.
 Destination = Literal["dicom", "dicomweb"]
 
-#: What is sent: the segmentation first, for the report refers to it.
+#: What is sent: the segmentation first, for the others refer to it; the structure set only if one is written.
 DELIVERED = ("seg.dcm", "sr.dcm")
+STRUCTURES = "rtstruct.dcm"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 600.0
 #: After this time a delivery whose sender died is taken up again; what takes longer may come twice, as one instance.
 _SENDING_S = 60.0
@@ -42,10 +44,17 @@ class Delivery(BaseModel):
     error: str | None
 
 
-def plan(connection: Connection, job_id: str, destinations: Sequence[Destination], now: datetime) -> None:
-    """Have the results of a job sent once it has succeeded."""
+def delivered(settings: Settings) -> tuple[str, ...]:
+    """What of a job is sent."""
+    return (*DELIVERED, STRUCTURES) if settings.rtstruct else DELIVERED
+
+
+def plan(
+    connection: Connection, job_id: str, destinations: Sequence[Destination], names: Sequence[str], now: datetime
+) -> None:
+    """Have results of a job sent once it has succeeded."""
     for destination in destinations:
-        for name in DELIVERED:
+        for name in names:
             row = {"job_id": job_id, "destination": destination, "name": name, "attempts": 0, "due_at": now}
             connection.execute(sa.insert(deliveries).values(row))
 
@@ -77,7 +86,7 @@ class Deliveries:
             .join(jobs, jobs.c.id == deliveries.c.job_id)
             .where(deliveries.c.delivered_at.is_(None), deliveries.c.due_at <= now)
             .where(jobs.c.status == Status.SUCCEEDED, deliveries.c.destination.in_(destinations))
-            .order_by(deliveries.c.due_at, deliveries.c.job_id, deliveries.c.name)
+            .order_by(deliveries.c.due_at, deliveries.c.job_id, deliveries.c.name != DELIVERED[0], deliveries.c.name)
             .limit(1)
             .with_for_update(skip_locked=True, of=deliveries)
         )

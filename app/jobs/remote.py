@@ -91,9 +91,9 @@ class RemoteFiles(JobFiles):
             raise Gone("The results of this job are erased.")
         return self._fetch(f"jobs/{job_id}/attempts/{attempt}/{name}")
 
-    def has_dicom(self, job_id: str, attempt: int) -> bool:
-        """Whether a published attempt holds DICOM results."""
-        return any(key.endswith("/seg.dcm") for key in self._keys(f"jobs/{job_id}/attempts/{attempt}"))
+    def names(self, job_id: str, attempt: int) -> set[str]:
+        """The files of a published attempt."""
+        return {key.rpartition("/")[2] for key in self._keys(f"jobs/{job_id}/attempts/{attempt}")}
 
     def erase(self, job_id: str) -> None:
         """Remove every byte of a job, here and in the store."""

@@ -21,8 +21,8 @@ from app.settings import Settings
 
 #: The files that a published attempt holds.
 RESULT_NAMES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "report.json", "preview.png")
-#: What it holds besides if a DICOM series was sent.
-DICOM_NAMES = ("scan.nii.gz", "seg.dcm", "sr.dcm")
+#: What it holds besides if a DICOM series was sent; the last only if HEPASEG_RTSTRUCT wants it.
+DICOM_NAMES = ("scan.nii.gz", "seg.dcm", "sr.dcm", "rtstruct.dcm")
 
 
 class JobFiles:
@@ -100,9 +100,10 @@ class JobFiles:
             raise Gone("The results of this job are erased.")
         return path
 
-    def has_dicom(self, job_id: str, attempt: int) -> bool:
-        """Whether a published attempt holds DICOM results, because a DICOM series was sent."""
-        return (self._jobs / job_id / "attempts" / str(attempt) / "seg.dcm").is_file()
+    def names(self, job_id: str, attempt: int) -> set[str]:
+        """The files of a published attempt; none if it was erased meanwhile."""
+        folder = self._jobs / job_id / "attempts" / str(attempt)
+        return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
     def erase(self, job_id: str) -> None:
         """Remove every byte of a job."""

@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection, Engine
 
 from app.errors import Conflict, Gone, InvalidRequest, NotFound, Overloaded
 from app.jobs.database import admit_one_at_a_time, open_engine, writing
-from app.jobs.deliveries import Destination, forget, plan
+from app.jobs.deliveries import Destination, delivered, forget, plan
 from app.jobs.job import FINISHED, Failure, Job, Notice, Priority, Status, utc_now
 from app.jobs.tables import jobs
 from app.jobs.webhooks import forget_call, plan_call
@@ -113,7 +113,7 @@ class Store:
                 fingerprint=order.fingerprint,
             )
             connection.execute(sa.insert(jobs).values(_row_of(job)))
-            plan(connection, job.id, order.deliver_to, now)
+            plan(connection, job.id, order.deliver_to, delivered(self._settings), now)
             plan_call(connection, job.id, order.webhook, now)
         return job, True
 

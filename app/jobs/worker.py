@@ -302,13 +302,13 @@ def _prepare(settings: Settings) -> tuple[Run, dict[str, object]]:
     from app.inference.cascade import Cascade
     from app.inference.manifest import load_networks
 
-    runtime, limits = settings.runtime(), settings.limits()
+    runtime, limits, form = settings.runtime(), settings.limits(), settings.dicom_form()
     networks = load_networks(settings.models_dir, runtime)
     cascade = Cascade(networks, runtime)
 
     def run(work: Work, tell: Progress) -> list[Notice]:
         request = pipeline.Request(
-            work.scan, work.reference, work.output, limits, work.series_uid, settings.seg_kind, settings.split_lesions
+            work.scan, work.reference, work.output, limits, work.series_uid, form, settings.split_lesions
         )
         report = pipeline.run(request, cascade, tell)
         told = [found for found in report.quality.findings if found.severity != "info"]

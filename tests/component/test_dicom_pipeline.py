@@ -12,7 +12,8 @@ import pytest
 from pydicom import dcmread
 
 from app.dicom.readback import SegmentationFile, measured_groups, voxels_on
-from app.dicom.results import DICOM_FILES
+from app.dicom.results import DICOM_FILES, DicomForm
+from app.dicom.structures import StructureFile
 from app.errors import InputError, NoLiver
 from app.imaging.nifti import write_volume
 from app.imaging.volume import Volume
@@ -83,12 +84,21 @@ def test_segmentation_labels_and_report_agree_voxel_by_voxel(cascade, phantom, t
 
 
 def test_masks_are_a_label_map_if_that_is_wanted(cascade, phantom, by_nifti, tmp_path):
-    report = run(replace(sent(tmp_path, series_of(phantom.volume)), seg_kind="LABELMAP"), cascade)
+    report = run(replace(sent(tmp_path, series_of(phantom.volume)), dicom=DicomForm("LABELMAP")), cascade)
     seg = SegmentationFile((tmp_path / "out" / "seg.dcm").read_bytes())
     assert seg.header.SegmentationType == "LABELMAP"
     drawn = sum(int(np.count_nonzero(plane.mask)) for plane in seg.planes())
     assert drawn == int(np.count_nonzero(phantom.truth.liver))
     assert report.lesion_count == by_nifti.lesion_count
+
+
+def test_outlines_are_written_if_they_are_wanted(cascade, phantom, tmp_path):
+    run(replace(sent(tmp_path, series_of(phantom.volume)), dicom=DicomForm(rtstruct=True)), cascade)
+    found = np.zeros(phantom.volume.geometry.shape, int)
+    for contour in StructureFile((tmp_path / "out" / "rtstruct.dcm").read_bytes()).contours():
+        if contour.region == 1:
+            np.add.at(found, tuple(contour.voxels(phantom.volume.geometry).T), 1)
+    assert np.array_equal(found, phantom.truth.liver.astype(int))
 
 
 def test_no_word_about_the_patient_leaves_the_dicom_files(cascade, phantom, tmp_path, caplog, capfd):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import tiny
@@ -26,8 +27,9 @@ class Service:
         self.client = TestClient(create_app(self.settings, self.parts), raise_server_exceptions=False)
         self.worker: Worker | None = None
 
-    def start_worker(self, run=tiny.run) -> None:
-        self.worker = Worker(self.parts.store, self.settings, run)
+    def start_worker(self, run=None) -> None:
+        own = partial(tiny.run, form=self.settings.dicom_form())
+        self.worker = Worker(self.parts.store, self.settings, run or own)
         self.parts.registry.say(self.worker.id, WorkerState.READY, models=tiny.CARDS)
         self._thread = threading.Thread(target=self.worker.loop, daemon=True)
         self._thread.start()

@@ -49,8 +49,8 @@ def test_the_body_of_a_job_has_the_fields_of_the_contract(service: Service, scan
         *("id", "status", "priority", "stage", "progress", "queue", "created_at", "started_at", "completed_at"),
         *("error", "warnings", "deliveries", "report", "links"),
     }
-    assert set(job["links"]) == {"self", "cancel", "events", *RESULTS, "seg", "sr"}
-    assert job["links"]["seg"] is job["links"]["sr"] is None
+    assert set(job["links"]) == {"self", "cancel", "events", *RESULTS, "seg", "sr", "rtstruct"}
+    assert job["links"]["seg"] is job["links"]["sr"] is job["links"]["rtstruct"] is None
     assert job["warnings"] == [{"code": "thick_slices", "detail": "The slices are thick."}]
     assert job["created_at"] <= job["started_at"] <= job["completed_at"]
     assert job["queue"] is None

@@ -41,7 +41,26 @@ def test_what_the_service_says_of_a_series_names_nobody(service: Service, series
     assert not any(word in said for word in MARKED_WORDS)
 
 
-@pytest.mark.parametrize("name", ["seg.dcm", "sr.dcm"])
+def test_outlines_are_offered_where_they_are_wanted(tmp_path, series):
+    service = Service(tmp_path / "data", rtstruct=True)
+    try:
+        service.start_worker()
+        job = service.ended(service.send(series).json())
+        answer = service.client.get(job["links"]["rtstruct"])
+        assert answer.headers["content-type"] == "application/dicom"
+        written = dcmread(io.BytesIO(answer.content))
+        assert (written.Modality, written.StudyInstanceUID) == ("RTSTRUCT", MARKS["StudyInstanceUID"])
+    finally:
+        service.stop()
+
+
+def test_outlines_are_not_written_unasked(service: Service, series):
+    job = service.ended(service.send(series).json())
+    assert job["links"]["rtstruct"] is None
+    assert_problem(service.client.get(f"/jobs/{job['id']}/rtstruct.dcm"), 404, "not_found")
+
+
+@pytest.mark.parametrize("name", ["seg.dcm", "sr.dcm", "rtstruct.dcm"])
 def test_a_nifti_has_no_dicom_results(service: Service, scan, name):
     job = service.ended(service.send(scan).json())
     assert_problem(service.client.get(f"/jobs/{job['id']}/{name}"), 404, "not_found")

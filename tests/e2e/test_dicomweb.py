@@ -109,6 +109,32 @@ def test_a_series_is_fetched_and_its_results_are_stored_beside_it(site: Service,
     assert not any(word in said for word in MARKED_WORDS)
 
 
+def test_outlines_are_stored_too_where_they_are_wanted(server: Server, tmp_path: Path):
+    site = Service(tmp_path / "data", dicomweb_url=server.url, rtstruct=True)
+    try:
+        site.start_worker()
+        job = site.ended(asked(site).json())
+        sender = outbox(site)
+        assert [sender.send_one() for _ in range(4)] == [True, True, True, False]
+        assert {each.Modality for each in server.stored} == {"SEG", "SR", "RTSTRUCT"}
+        assert server.stored[0].Modality == "SEG"  # the others refer to it
+        assert {row[2] for row in delivered(site, job)} == {"delivered"}
+    finally:
+        site.stop()
+
+
+def test_what_was_planned_and_not_written_is_said(server: Server, tmp_path: Path):
+    site = Service(tmp_path / "data", dicomweb_url=server.url, rtstruct=True)
+    try:
+        site.start_worker(tiny.run)  # a worker that was not told of outlines
+        job = site.ended(asked(site).json())
+        sender = outbox(site)
+        assert [sender.send_one() for _ in range(4)] == [True, True, True, False]
+        assert ("rtstruct.dcm", "dicomweb", "waiting", "not_written") in delivered(site, job)
+    finally:
+        site.stop()
+
+
 FAILED = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [0xA700]}}]}}
 
 

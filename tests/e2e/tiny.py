@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from PIL import Image
 
-from app.dicom.results import write_dicom
+from app.dicom.results import DEFAULT_FORM, DicomForm, write_dicom
 from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import Scan, read_labels, read_scan
 from app.imaging.volume import Geometry, Segmentation, Volume
@@ -28,7 +28,7 @@ def in_silence(stage: str, progress: float) -> None:
     """Tell nobody."""
 
 
-def run(work: Work, tell: Progress) -> Sequence[Notice]:
+def run(work: Work, tell: Progress, form: DicomForm = DEFAULT_FORM) -> Sequence[Notice]:
     """Label what has the grey value of liver or of lesion; write the five files."""
     for n, stage in enumerate(STAGES):
         tell(stage, n / len(STAGES))
@@ -37,11 +37,11 @@ def run(work: Work, tell: Progress) -> Sequence[Notice]:
             if work.reference is not None:
                 read_labels(work.reference, scan.volume.geometry)
         if stage == "write":
-            write(work, scan)
+            write(work, scan, form)
     return [Notice(code="thick_slices", detail="The slices are thick.")]
 
 
-def write(work: Work, scan: Scan) -> None:
+def write(work: Work, scan: Scan, form: DicomForm) -> None:
     voxels, geometry = scan.volume.voxels, scan.volume.geometry
     liver, lesion = voxels == LIVER_HU, voxels == LESION_HU
     images = {
@@ -70,7 +70,7 @@ def write(work: Work, scan: Scan) -> None:
     )
     if scan.dicom is not None:
         write_volume(work.output / "scan.nii.gz", scan.volume)
-        write_dicom(work.output, scan.dicom, segmentation, report)
+        write_dicom(work.output, scan.dicom, segmentation, report, form)
     (work.output / "report.json").write_text(report.model_dump_json())
 
 

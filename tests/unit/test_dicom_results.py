@@ -9,77 +9,24 @@ from pydicom import dcmread
 from pydicom.datadict import keyword_for_tag
 
 from app.dicom.readback import BrokenResultError, SegmentationFile, measured_groups, voxels_on
-from app.dicom.results import DICOM_FILES, remarks, write_dicom
-from app.dicom.seg import build_segmentation, encoded
-from app.dicom.segments import segments_of
-from app.dicom.sr import build_report
+from app.dicom.results import DICOM_FILES, DicomForm, remarks, write_dicom
+from app.dicom.seg import encoded
 from app.dicom.verification import verify_report, verify_segmentation
-from app.imaging.lesions import number_lesions
 from app.imaging.scan import read_scan
-from app.imaging.volume import Geometry, Segmentation
-from app.quality import Quality
-from app.report import ModelReport, Report, ScanReport, Timings, measure
+from app.imaging.volume import Segmentation
+from app.report import measure
+from tests.dicom_case import SHA256, Case, labels, lesion_masks
 from tests.dicom_files import MARKS, SHAPE, change, enhanced_of, series_of, small_volume, zipped
 from tests.nifti_files import oblique
 from tests.toy_grids import ORIENTATIONS
 
-SHA256 = {"liver": "1" * 64, "lesion": "2" * 64, "crf": "3" * 64}
 PATIENT = {"PatientName", "PatientID", "PatientBirthDate", "PatientSex"}
 STUDY = {"StudyInstanceUID", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID", "AccessionNumber"}
-
-
-def labels() -> np.ndarray:
-    """A liver with three lesions, one of them a single voxel at its edge; nothing of it symmetric."""
-    found = np.zeros(SHAPE, np.uint8, order="F")
-    found[3:25, 4:22, 1:6] = 1
-    found[20:30, 10:14, 2:4] = 1
-    found[5:9, 6:11, 2:5] = 2
-    found[15:17, 12:18, 3] = 2
-    found[29, 13, 2] = 2
-    return found
-
-
-class Case:
-    """A series by way of a zip, its segmentation, and the report on it."""
-
-    def __init__(self, folder, volume, files=None, turned=None):
-        self.scan = read_scan(zipped(folder, series_of(volume) if files is None else files))
-        truth = Segmentation(labels(), Geometry(SHAPE, small_volume().geometry.affine))
-        self.segmentation = self._placed(truth if turned is None else turned)
-        measured = measure(self.segmentation, self.scan.volume)
-        geometry = self.scan.volume.geometry
-        self.report = Report(
-            scan=ScanReport(sha256="", shape=geometry.shape, spacing_mm=geometry.spacing_mm, orientation="LPS"),
-            models={task: ModelReport(name=task, version="1.2.3", sha256=sha) for task, sha in SHA256.items()},
-            liver=measured.liver,
-            lesions=measured.lesions,
-            quality=Quality(),
-            timings_s=Timings(),
-        )
-        self.source = self.scan.dicom
-        self.segments = segments_of(self.report)
-
-    def _placed(self, truth):
-        return Segmentation(np.asfortranarray(truth.labels), self.scan.volume.geometry)
-
-    def seg(self, kind="BINARY"):
-        return build_segmentation(self.source, self.segmentation, self.segments, kind)
-
-    def sr(self, seg):
-        return build_report(self.source, seg, self.segments, self.report)
-
-    def verify(self, seg):
-        verify_segmentation(encoded(seg), self.segmentation, self.segments, self.report, self.source)
 
 
 @pytest.fixture
 def case(tmp_path) -> Case:
     return Case(tmp_path, small_volume())
-
-
-def lesion_masks(segmentation):
-    ids = number_lesions(segmentation).on_grid
-    return {0: segmentation.liver, **{n: ids == n for n in range(1, int(ids.max()) + 1)}}
 
 
 def assert_highdicom_reads(content: bytes, segmentation: Segmentation) -> None:
@@ -100,7 +47,7 @@ def test_what_is_written_is_read_back_as_it_was_found(case, kind, tmp_path):
     assert len(case.report.lesions) == 3
     out = tmp_path / "out"
     out.mkdir()
-    write_dicom(out, case.source, case.segmentation, case.report, kind)
+    write_dicom(out, case.source, case.segmentation, case.report, DicomForm(kind))
     assert {path.name for path in out.iterdir()} == set(DICOM_FILES)
     written = SegmentationFile((out / "seg.dcm").read_bytes())
     found = np.zeros((5, *SHAPE), bool)

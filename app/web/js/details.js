@@ -35,7 +35,8 @@ const FILES = [
   ["lesions.nii.gz", "Lesion masks", "each with its number"], ["lesions.csv", "Lesion table", "CSV"],
   ["report.json", "Report", "JSON"], ["preview.png", "Picture", "PNG"], ["scan", "Scan", "NIfTI"],
 ];
-const DICOM_FILES = { seg: ["seg.dcm", "DICOM SEG", ""], sr: ["sr.dcm", "DICOM SR", ""] };
+const DICOM_FILES = { seg: ["seg.dcm", "DICOM SEG", ""], sr: ["sr.dcm", "DICOM SR", ""],
+  rtstruct: ["rtstruct.dcm", "DICOM RTSTRUCT", "outlines"] };
 
 /** Every file of a result; the sheet opens for printing. DICOM objects are listed where the service made them. */
 export function downloads(job) {
