@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from app.dicom.results import DicomForm, write_dicom
 from app.dicom.rtstruct import build_structures
 from app.dicom.seg import build_segmentation, encoded
 from app.dicom.segments import segments_of
@@ -49,16 +50,7 @@ class Case:
         self.scan = read_scan(zipped(folder, series_of(volume) if files is None else files))
         truth = Segmentation(labels(), Geometry(SHAPE, small_volume().geometry.affine))
         self.segmentation = self._placed(truth if turned is None else turned)
-        measured = measure(self.segmentation, self.scan.volume)
-        geometry = self.scan.volume.geometry
-        self.report = Report(
-            scan=ScanReport(sha256="", shape=geometry.shape, spacing_mm=geometry.spacing_mm, orientation="LPS"),
-            models={task: ModelReport(name=task, version="1.2.3", sha256=sha) for task, sha in SHA256.items()},
-            liver=measured.liver,
-            lesions=measured.lesions,
-            quality=Quality(),
-            timings_s=Timings(),
-        )
+        self.report = report_on(self.segmentation, self.scan.volume)
         self.source = self.scan.dicom
         self.segments = segments_of(self.report)
 
@@ -85,3 +77,33 @@ class Case:
 def lesion_masks(segmentation):
     ids = number_lesions(segmentation).on_grid
     return {0: segmentation.liver, **{n: ids == n for n in range(1, int(ids.max()) + 1)}}
+
+
+EVERYTHING = DicomForm(rtstruct=True)
+
+
+def written(folder, scan, form=EVERYTHING) -> tuple[Segmentation, Report]:
+    """Results of an ellipsoid with a lesion in it and a hole, checked as any are; and what they must say."""
+    shape = scan.volume.geometry.shape
+    index = np.indices(shape, sparse=True)
+    middle = [n * part for n, part in zip(shape, (0.4, 0.45, 0.5), strict=True)]
+    radius = sum(((x - m) / (n / 4)) ** 2 for x, m, n in zip(index, middle, shape, strict=True))
+    labels = (radius < 1).astype(np.uint8) + (radius < 0.1)
+    labels[int(middle[0]) + shape[0] // 8 :][:2, int(middle[1]), :] = 0
+    segmentation = Segmentation(np.asfortranarray(labels), scan.volume.geometry)
+    report = report_on(segmentation, scan.volume)
+    write_dicom(folder, scan.dicom, segmentation, report, form)
+    return segmentation, report
+
+
+def report_on(segmentation, volume) -> Report:
+    """What a run would say."""
+    measured, geometry = measure(segmentation, volume), volume.geometry
+    return Report(
+        scan=ScanReport(sha256="", shape=geometry.shape, spacing_mm=geometry.spacing_mm, orientation="LPS"),
+        models={task: ModelReport(name=task, version="1.2.3", sha256=sha) for task, sha in SHA256.items()},
+        liver=measured.liver,
+        lesions=measured.lesions,
+        quality=Quality(),
+        timings_s=Timings(),
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -205,6 +206,19 @@ def program(name: str) -> str:
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
     return path
+
+
+def tool(name: str) -> str:
+    """A program that a Python package brings, beside the interpreter; where it is missing as for `program`."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists():
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
+    return str(path)
+
+
+def series_in(folder: Path) -> dict[str, bytes]:
+    """The files of a folder."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
 def shared_data(name: str) -> Path:

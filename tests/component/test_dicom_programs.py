@@ -9,17 +9,16 @@ import pytest
 from pydicom import dcmread
 
 from app.dicom.readback import SegmentationFile, measured_groups, voxels_on
-from app.dicom.results import write_dicom
-from app.imaging.scan import Scan, read_scan
-from app.imaging.volume import Segmentation
-from app.quality import Quality
-from app.report import ModelReport, Report, ScanReport, Timings, measure
+from app.dicom.results import DICOM_FILES, STRUCTURES
+from app.imaging.scan import read_scan
+from tests.dicom_case import written
 from tests.dicom_files import (
     MARKS,
     change,
     enhanced_of,
     packed,
     program,
+    series_in,
     series_of,
     shared_data,
     signed,
@@ -27,6 +26,7 @@ from tests.dicom_files import (
     zipped,
 )
 
+RESULTS = (*DICOM_FILES, STRUCTURES)
 COMPRESSORS = {
     "JPEG lossless": ["dcmcjpeg", "+el"],
     "JPEG lossless, first order": ["dcmcjpeg", "+e1"],
@@ -37,10 +37,6 @@ COMPRESSORS = {
 }
 
 
-def series_in(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
 def dcm2niix(folder: Path, into: Path) -> nib.Nifti1Image:
     subprocess.run(
         [program("dcm2niix"), "-z", "n", "-b", "n", "-f", "ct", "-o", str(into), str(folder)],
@@ -48,27 +44,6 @@ def dcm2niix(folder: Path, into: Path) -> nib.Nifti1Image:
         capture_output=True,
     )
     return nib.load(next(into.glob("ct*.nii")))
-
-
-def written(folder: Path, scan: Scan) -> Report:
-    """SEG and SR of an ellipsoid with a lesion in it, checked as any result is."""
-    shape = scan.volume.geometry.shape
-    index = np.indices(shape, sparse=True)
-    middle = [n * part for n, part in zip(shape, (0.4, 0.45, 0.5), strict=True)]
-    radius = sum(((x - m) / (n / 4)) ** 2 for x, m, n in zip(index, middle, shape, strict=True))
-    labels = np.asfortranarray((radius < 1).astype(np.uint8) + (radius < 0.1))
-    segmentation = Segmentation(labels, scan.volume.geometry)
-    measured = measure(segmentation, scan.volume)
-    report = Report(
-        scan=ScanReport(sha256="", shape=shape, spacing_mm=scan.volume.geometry.spacing_mm, orientation="LPS"),
-        models={task: ModelReport(name=task, version="1.0.0", sha256="ab" * 32) for task in ("liver", "lesion", "crf")},
-        liver=measured.liver,
-        lesions=measured.lesions,
-        quality=Quality(),
-        timings_s=Timings(),
-    )
-    write_dicom(folder, scan.dicom, segmentation, report)
-    return report
 
 
 @pytest.mark.pacs
@@ -119,7 +94,7 @@ def test_dciodvfy_finds_no_error_in_what_is_written(form, tmp_path):
     if form == "nameless":
         files = [change(each, dict.fromkeys(MARKS, "") | {"StudyTime": None}) for each in files]
     written(tmp_path, read_scan(zipped(tmp_path, files)))
-    for name in ("seg.dcm", "sr.dcm"):
+    for name in RESULTS:
         ran = subprocess.run([program("dciodvfy"), str(tmp_path / name)], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
         assert "Error" not in ran.stderr
@@ -130,7 +105,7 @@ def test_dciodvfy_finds_no_error_in_what_is_written(form, tmp_path):
 @pytest.mark.parametrize("name", ["dicom/lits0", "dicom/totalsegmentator", "dicom/dcmqi/ct-3slice"])
 def test_dciodvfy_finds_no_error_in_results_on_real_series(name, tmp_path):
     written(tmp_path, read_scan(zipped(tmp_path, series_in(shared_data(name)))))
-    for result in ("seg.dcm", "sr.dcm"):
+    for result in RESULTS:
         ran = subprocess.run([program("dciodvfy"), str(tmp_path / result)], capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
 
