@@ -202,7 +202,7 @@ def program(name: str) -> str:
 
     Where it is missing the test is skipped, but in CI it fails.
     """
-    path = shutil.which(name, path="/usr/bin:/usr/local/bin:/bin")
+    path = shutil.which(name, path="/usr/bin:/usr/local/bin:/bin:/usr/sbin:/sbin")
     if path is None:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
     return path
