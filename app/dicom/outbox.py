@@ -9,11 +9,11 @@ import io
 import threading
 
 from pydicom import dcmread
-from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import ImplicitVRLittleEndian
 from pynetdicom import AE
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.dicom.peers import NotDelivered, Peer, sop_uids
+from app.dicom.peers import NotDelivered, Peer
 from app.dicom.web import DicomWeb
 from app.errors import Gone, HepasegError
 from app.imaging.dicom_header import silence, unheard
@@ -46,7 +46,11 @@ class DicomPeer:
         """Store one file. Raises NotDelivered unless the peer answers that it has it."""
         entity = AE(ae_title=self._own_title)
         entity.connection_timeout, entity.dimse_timeout, entity.network_timeout = _CONNECT_S, _ANSWER_S, _ANSWER_S
-        entity.add_requested_context(sop_uids(content)[0], [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+        with unheard():
+            dataset = dcmread(io.BytesIO(content))
+        # As it is, or implicit, which everybody takes; what is implicit may hold more than an explicit length can say.
+        syntaxes = dict.fromkeys([dataset.file_meta.TransferSyntaxUID, ImplicitVRLittleEndian])
+        entity.add_requested_context(dataset.SOPClassUID, list(syntaxes))
         association = entity.associate(self._host, self._port, ae_title=self._title)
         if not association.is_established:
             raise NotDelivered("rejected" if association.is_rejected else "unreachable")
@@ -54,7 +58,7 @@ class DicomPeer:
             if not association.accepted_contexts:
                 raise NotDelivered("sop_class_not_accepted")
             with unheard():
-                status = association.send_c_store(dcmread(io.BytesIO(content))).get("Status")
+                status = association.send_c_store(dataset).get("Status")
         finally:
             association.release()
         # 0xBxxx is a warning: the peer has it.

@@ -62,7 +62,9 @@ class Spool:
             series = self._series.setdefault(key, _Open(0.0))
             series.since = self._clock()
             series.senders.add(sender)
-            _sync(folder)
+            descriptor = os.open(folder, os.O_RDONLY)
+        # Not while others wait: a slow disk would have all associations stand in one line.
+        _sync_and_close(descriptor)
 
     def ended(self, sender: int) -> None:
         """An association has ended."""
@@ -103,7 +105,10 @@ def _hash(*words: str) -> str:
 
 
 def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
+    _sync_and_close(os.open(path, os.O_RDONLY))
+
+
+def _sync_and_close(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     finally:

@@ -99,7 +99,10 @@ def _by_series(archive: Archive) -> dict[str, list[Instance]]:
     series: dict[str, list[Instance]] = defaultdict(list)
     for instance in _instances(archive):
         if instance.sop_class_uid != _DIRECTORY:
-            series[instance.series_uid].append(instance)
+            alike = series[instance.series_uid]
+            if alike:
+                instance.share(alike[0])
+            alike.append(instance)
     if not series:
         raise UnsupportedFormat(
             "The zip holds no DICOM files. Send a CT as NIfTI or as a zip of one DICOM series.", code="no_dicom"
