@@ -18,7 +18,8 @@ INTENDED = """Research, and as a first draft for a radiologist who reviews every
 Not a medical device. Not for children, after
 liver transplantation or large resection, for MR, or without review."""
 
-LIMITS = """- A slice is judged alone: its neighbours correct it only through the largest component and the CRF.
+LIMITS = """- The liver network judges a slice alone: its neighbours correct it only through the largest component and
+  the CRF. A dark lesion at the liver's edge may be left out of the liver, and the lesion network never sees it then.
 - The lesion network learnt real lesions from four patients, one of whom has 96 % of the lesion voxels, and
   otherwise synthetic ones. Two patients with small lesions are too few to promise anything: treat marks as hints.
 - Most training livers are portal-venous and come from LiTS, clipped to 0..255 HU by their
