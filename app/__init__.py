@@ -9,3 +9,9 @@ dicom/       SEG and SR; node.py and web.py take series from a PACS, outbox.py s
 jobs/        the durable queue: table, lease, worker
 api/         HTTP; main.py puts the parts together; cli.py is the command `hepaseg`
 """
+
+import os
+
+# Slices are handed to cores one by one; threads of NumPy's own beside them only wait for each other, long on a busy
+# machine. Read when NumPy is loaded, so it stands here; who has set it already knows why.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

@@ -52,7 +52,7 @@ def write_preview(path: Path, volume: Volume, segmentation: Segmentation) -> Non
         row, column = divmod(place, COLUMNS)
         sheet.paste(_tile(view, k), (column * TILE_PX, row * TILE_PX))
     _footer(sheet, view)
-    sheet.save(path, format="PNG")
+    sheet.save(path, format="PNG", compress_level=1)
 
 
 def _view(volume: Volume, segmentation: Segmentation) -> _View:

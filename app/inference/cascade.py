@@ -83,10 +83,12 @@ class Cascade:
 
 def _labelled(liver_kji: Mask, evidence: Evidence, upright: Geometry, geometry: Geometry) -> Segmentation:
     """What is liver within the evidence's box (K, J, I), and which of it is lesion, on the grid that came in."""
-    liver = liver_kji.T
     labels = np.zeros(upright.shape, np.uint8, order="F")
-    is_lesion = evidence.probability >= evidence.threshold
-    labels[evidence.box.slices] = np.where(liver, np.where(is_lesion, Label.LESION, Label.LIVER), Label.BACKGROUND)
+    # in the order of memory, ten times faster than across it
+    inside = liver_kji.view(np.uint8) * np.uint8(Label.LIVER)
+    probability_kji = evidence.probability.T
+    inside[(probability_kji >= evidence.threshold) & liver_kji] = Label.LESION
+    labels.T[evidence.box.slices[::-1]] = inside
     turned = Segmentation(labels, upright, evidence).reoriented(geometry.axis_codes)
     # there and back rounds the affine in its last digits: the labels get the very grid that came in
     return replace(turned, geometry=geometry)

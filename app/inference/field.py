@@ -7,6 +7,8 @@ an average of its neighbours, so that it reaches a threshold only where one of t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -86,31 +88,51 @@ class Grown:
     seen: Mask
     growth: Growth
     inside: Mask | None = None
+    workers: int = 1
 
     def at_least(self, threshold: float) -> Mask:
         """Where it reaches the threshold, bool (K, J, I)."""
         least = float(np.log(threshold / (1 - threshold)))
         mask = np.zeros((len(self.seen), len(self.growth.rows), len(self.growth.columns)), np.bool_)
-        for k in np.flatnonzero(self.seen):
+
+        def decide(k: int) -> None:
             near = self.logit_khw[k] >= least - ROUNDING
             if near.any():
                 of, to = self.growth.around(near)
                 np.greater_equal(self.growth.grown(self.logit_khw[k], of, to), least, out=mask[k][to])
-        if self.inside is not None:
-            mask &= self.inside
+                if self.inside is not None:
+                    mask[k] &= self.inside[k]
+
+        self._each(np.flatnonzero(self.seen), decide)
         return mask
 
     def within(self, box: Part) -> Float:
         """Its values in a box."""
         slices, *to = box
-        inside = None if self.inside is None else self.inside[box]
         everything = tuple(slice(0, n) for n in self.logit_khw.shape[1:])
         ks = np.arange(len(self.seen))[slices]
         rows, columns = self.growth.rows[to[0]], self.growth.columns[to[1]]
         probability = np.zeros((len(ks), len(rows), len(columns)), np.float32)
-        with np.errstate(over="ignore"):  # exp of a very sure no is infinite, and its probability 0
-            for n, k in enumerate(ks):
-                if self.seen[k]:
-                    logit = self.growth.grown(self.logit_khw[k], everything, tuple(to))
-                    np.divide(1, 1 + np.exp(-logit), out=probability[n])
-        return probability if inside is None else probability * inside
+
+        def grow(n: int) -> None:
+            k = int(ks[n])
+            if self.seen[k]:
+                logit = self.growth.grown(self.logit_khw[k], everything, tuple(to))
+                _as_probability(logit, out=probability[n])
+                if self.inside is not None:
+                    probability[n] *= self.inside[k][tuple(to)]
+
+        self._each(range(len(ks)), grow)
+        return probability
+
+    def _each(self, numbers: Iterable[int], do: Callable[[int], None]) -> None:
+        with ThreadPoolExecutor(self.workers, "grow") as pool:
+            for _ in pool.map(do, numbers):
+                pass
+
+
+def _as_probability(logit: Float, out: Float) -> None:
+    with np.errstate(over="ignore"):  # exp of a very sure no is infinite, and its probability 0
+        np.exp(np.negative(logit, out=out), out=out)
+    out += 1
+    np.reciprocal(out, out=out)

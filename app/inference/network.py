@@ -162,7 +162,7 @@ class Network:
         self._each(wanted, compute, on_batch)
         if not np.isfinite(logit_khw).all():
             raise BrokenModel(f"{self.name}: expected finite logits.")
-        return Grown(logit_khw, seen, Growth(first[1], first[2]), liver_kji)
+        return Grown(logit_khw, seen, Growth(first[1], first[2]), liver_kji, self.runtime.cores)
 
     def _outputs(self, names: Sequence[str], inputs: Feeds) -> list[npt.NDArray[Any]]:
         feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
