@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 
 from training.networks import MixedUNet
+from training.preprocessing import LesionInput
 from training.recipes import default
 
 Float64 = npt.NDArray[np.float64]
@@ -28,7 +29,7 @@ def segment(scan: Path) -> dict[str, float]:
     # The region a real liver would give: about 60 % of each in-plane axis and all slices.
     rows, columns, _ = hounsfield.shape
     box = (slice(rows // 5, rows * 4 // 5), slice(columns // 5, columns * 4 // 5))
-    lesion = _probability(hounsfield[box], inputs=3)
+    lesion = _probability(hounsfield[box], inputs=LesionInput.channels)
     clock.append(time.perf_counter())
     refined = _crf(lesion, hounsfield[box])
     clock.append(time.perf_counter())
