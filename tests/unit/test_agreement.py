@@ -1,9 +1,10 @@
-"""Agreement with a reference against brute force, against the surface-distance package, and for empty masks."""
+"""Agreement with a reference against brute force, surface-distance and SimpleITK, and for empty masks."""
 
 import warnings
 
 import numpy as np
 import pytest
+import SimpleITK
 import surface_distance
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,13 +46,26 @@ def weighted_percentile(distances, areas, share):
     raise AssertionError
 
 
+TOLERANCES_MM = (1, 2, 3, 5)
+
+
 def brute_force_distances(mask, reference, spacing_mm):
     (a, a_areas), (b, b_areas) = (brute_force_surface(m, spacing_mm) for m in (mask, reference))
     apart = np.linalg.norm(a[:, None] - b[None], axis=-1)
     there, back = apart.min(axis=1), apart.min(axis=0)
     assd = (there @ a_areas + back @ b_areas) / (a_areas.sum() + b_areas.sum())
     hd95 = max(weighted_percentile(there, a_areas, 0.95), weighted_percentile(back, b_areas, 0.95))
-    return assd, hd95
+    rmsd = np.sqrt((there**2 @ a_areas + back**2 @ b_areas) / (a_areas.sum() + b_areas.sum()))
+    within = [
+        (a_areas[there <= most + 1e-6].sum() + b_areas[back <= most + 1e-6].sum()) / (a_areas.sum() + b_areas.sum())
+        for most in TOLERANCES_MM
+    ]
+    return [assd, rmsd, hd95, max(there.max(), back.max()), *within]
+
+
+def distances_of(found):
+    return [found.assd_mm, found.rmsd_mm, found.hd95_mm, found.hd_mm,
+            found.nsd_1mm, found.nsd_2mm, found.nsd_3mm, found.nsd_5mm]  # fmt: skip
 
 
 @settings(max_examples=30, deadline=None)
@@ -63,16 +77,16 @@ def test_distances_and_overlaps_are_those_of_brute_force(masks, spacing_mm):
     mask, reference = masks
     found = compare(mask, reference, oblique(mask.shape, spacing_mm))
     if not (mask.any() and reference.any()):
-        assert (found.assd_mm, found.hd95_mm) == (None, None)
+        assert set(distances_of(found)) == {None}
         return
     one, other = ({tuple(voxel) for voxel in np.argwhere(m)} for m in masks)
     assert found.dice == pytest.approx(2 * len(one & other) / (len(one) + len(other)))
     assert found.voe == pytest.approx(1 - len(one & other) / len(one | other))
     assert found.rvd == pytest.approx((len(one) - len(other)) / len(other))
     assert found.volume_error_ml == pytest.approx((len(one) - len(other)) * np.prod(spacing_mm) / 1000)
-    assd, hd95 = brute_force_distances(mask, reference, spacing_mm)
-    assert found.assd_mm == pytest.approx(assd, abs=1e-6)
-    assert found.hd95_mm == pytest.approx(hd95, abs=1e-6)
+    assert found.volume_error_percent == pytest.approx(100 * (len(one) - len(other)) / len(other))
+    assert (found.voxels, found.reference_voxels, found.shared_voxels) == (len(one), len(other), len(one & other))
+    assert distances_of(found) == pytest.approx(brute_force_distances(mask, reference, spacing_mm), abs=1e-6)
 
 
 @pytest.mark.parametrize("spacing_mm", [SPACING_MM, (0.7, 0.7, 1.0)])
@@ -88,6 +102,32 @@ def test_distances_are_those_of_the_surface_distance_package(spacing_mm):
     areas = np.concatenate([theirs["surfel_areas_gt"], theirs["surfel_areas_pred"]])
     assert found.assd_mm == pytest.approx(np.average(distances, weights=areas), abs=1e-6)
     assert found.hd95_mm == pytest.approx(surface_distance.compute_robust_hausdorff(theirs, 95), abs=1e-6)
+    assert found.hd_mm == pytest.approx(surface_distance.compute_robust_hausdorff(theirs, 100), abs=1e-6)
+    for most in TOLERANCES_MM:
+        theirs_within = surface_distance.compute_surface_dice_at_tolerance(theirs, most + 1e-6)
+        assert getattr(found, f"nsd_{most}mm") == pytest.approx(theirs_within, abs=1e-9)
+
+
+def as_image(mask, spacing_mm):
+    image = SimpleITK.GetImageFromArray(np.asarray(mask).T.astype(np.uint8))
+    image.SetSpacing(spacing_mm)
+    return image
+
+
+def test_overlaps_are_those_of_simpleitk_and_hausdorff_is_as_near_as_its_definition():
+    """Theirs goes from the voxel centres of one mask to those of the other; a surface is half a voxel away."""
+    shape, spacing_mm = (30, 26, 18), (0.7, 0.9, 2.0)
+    reference = blob(shape, (14, 12, 8), (9, 7, 5))
+    mask = blob(shape, (16, 12.5, 9), (9.5, 6, 6)) | blob(shape, (4, 4, 4), (2, 2, 2))
+    found = compare(mask, reference, oblique(shape, spacing_mm))
+    images = as_image(mask, spacing_mm), as_image(reference, spacing_mm)
+    overlap = SimpleITK.LabelOverlapMeasuresImageFilter()
+    overlap.Execute(*images)
+    assert found.dice == pytest.approx(overlap.GetDiceCoefficient())
+    assert found.voe == pytest.approx(1 - overlap.GetJaccardCoefficient())
+    hausdorff = SimpleITK.HausdorffDistanceImageFilter()
+    hausdorff.Execute(*images)
+    assert found.hd_mm == pytest.approx(hausdorff.GetHausdorffDistance(), abs=np.linalg.norm(spacing_mm))
 
 
 def test_a_shift_by_one_thick_slice_counts_in_mm():
@@ -104,7 +144,9 @@ def test_a_mask_agrees_perfectly_with_itself_even_at_the_edge_of_the_scan():
     mask = np.ones((3, 4, 5), bool)
     found = compare(mask, mask, oblique(mask.shape))
     assert found.model_dump() == {
-        "dice": 1, "voe": 0, "rvd": 0, "assd_mm": 0, "hd95_mm": 0, "volume_error_ml": 0,
+        "dice": 1, "voe": 0, "rvd": 0, "assd_mm": 0, "rmsd_mm": 0, "hd95_mm": 0, "hd_mm": 0, "nsd_1mm": 1, "nsd_2mm": 1,
+        "nsd_3mm": 1, "nsd_5mm": 1, "volume_error_ml": 0, "volume_error_percent": 0, "voxels": 60,
+        "reference_voxels": 60, "shared_voxels": 60,
     }  # fmt: skip
 
 
@@ -121,37 +163,6 @@ def test_empty_masks_have_defined_agreement():
     for name, (mask, reference) in pairs.items():
         found = compare(mask, reference, geometry).model_dump()
         assert tuple(found[n] for n in names) == pytest.approx(expected[name]), name
-
-
-def agreement_of(lesions, true_lesions):
-    liver = np.ones((14, 10, 8), np.uint8)
-    masks = [liver.copy(), liver.copy()]
-    for labels, boxes in zip(masks, (lesions, true_lesions), strict=True):
-        for box in boxes:
-            labels[tuple(slice(*ends) for ends in box)] = 2
-    return agree(labelled(masks[0]), labelled(masks[1])).lesion.by_lesion
-
-
-A, B, C = [(1, 3)] * 3, [(5, 7), (1, 3), (1, 3)], [(10, 12), (6, 9), (4, 7)]
-A_AND_B = [(2, 6), (1, 3), (1, 3)]
-
-
-@pytest.mark.parametrize(
-    ("lesions", "true_lesions", "counts", "scores"),
-    [
-        ([A, C], [A, B, C], (3, 2, 2, 2), (1.0, 2 / 3, 0.8)),
-        ([A, B], [A], (1, 2, 1, 1), (0.5, 1.0, 2 / 3)),
-        ([A_AND_B], [A, B], (2, 1, 2, 1), (1.0, 1.0, 1.0)),
-        ([A], [C], (1, 1, 0, 0), (0.0, 0.0, 0.0)),
-        ([], [A], (1, 0, 0, 0), (None, 0.0, 0.0)),
-        ([A], [], (0, 1, 0, 0), (0.0, None, 0.0)),
-        ([], [], (0, 0, 0, 0), (None, None, None)),
-    ],
-)
-def test_lesions_match_if_they_share_a_voxel(lesions, true_lesions, counts, scores):
-    found = agreement_of(lesions, true_lesions)
-    assert (found.reference_count, found.predicted_count, found.found_count, found.true_count) == counts
-    assert (found.precision, found.recall, found.f1) == pytest.approx(scores)
 
 
 def test_without_any_label_in_either_all_is_defined():
