@@ -48,13 +48,13 @@ def find_cases(
     passed over. A file that was named is always a case, so that an unreadable one is reported and not ignored.
     Raises InvalidRequest if nothing is found or two scans would share an output folder.
     """
-    named = [(_stem(path.name), path) for path in inputs if not path.is_dir()]
+    named = [(stem_of(path.name), path) for path in inputs if not path.is_dir()]
     found = [
-        (str(path.relative_to(folder).with_name(_stem(path.name))), path)
+        (str(path.relative_to(folder).with_name(stem_of(path.name))), path)
         for folder in inputs
         if folder.is_dir()
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and output not in path.parents and _is_scan(path)
+        if path.is_file() and output not in path.parents and is_scan(path)
     ]
     scans = named + found
     if not scans:
@@ -246,7 +246,7 @@ def _reference_of(scan: Path, reference: Path | None) -> Path | None:
     """The reference itself, or the file in that folder with the scan's name, or LiTS' name for it."""
     if reference is None or not reference.is_dir():
         return reference
-    stem = _stem(scan.name)
+    stem = stem_of(scan.name)
     names = [stem, stem.replace("volume-", "segmentation-", 1)]
     for candidate in (reference / (name + ending) for name in names for ending in _ENDINGS):
         if candidate.exists():
@@ -254,7 +254,8 @@ def _reference_of(scan: Path, reference: Path | None) -> Path | None:
     raise InvalidReference(f"The reference folder has no label file named {stem}.nii[.gz].")
 
 
-def _is_scan(path: Path) -> bool:
+def is_scan(path: Path) -> bool:
+    """Whether a file is one that a scan can be read from, by its content."""
     try:
         probe_scan(path)
     except InputError as error:
@@ -263,5 +264,6 @@ def _is_scan(path: Path) -> bool:
     return True
 
 
-def _stem(name: str) -> str:
+def stem_of(name: str) -> str:
+    """A file's name without .nii, .nii.gz or .zip."""
     return next((name.removesuffix(ending) for ending in (*_ENDINGS, ".zip") if name.endswith(ending)), name)

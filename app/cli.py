@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from app.settings import Settings
 
 EXISTING = click.Path(exists=True, path_type=Path)
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -84,6 +85,27 @@ def segment(  # noqa: PLR0913 - one argument for each option of the command
         cases = find_cases(inputs, reference, output, series)
         settings = _settings(crf_backend=crf_backend, threads=threads, models_dir=models)
         failed = segment_all(cases, output, settings, quiet=quiet)
+    sys.exit(1 if failed else 0)
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
+@click.option("--reference", type=FOLDER, help="Folder with the references, if they do not lie beside the scans.")
+@click.option("--results", type=FOLDER, help="Folder with labels made before, by any program: nothing is segmented.")
+@click.option("--models", type=EXISTING, help="Folder with manifest.json (HEPASEG_MODELS_DIR).")
+def evaluate(folder: Path, output: Path, reference: Path | None, results: Path | None, models: Path | None) -> None:
+    """Segment a folder of scans and compare with their references: tables, intervals, the worst cases as pictures.
+
+    A run that was ended goes on where it was; cases that failed are tried again. Exits with 0 if every case was
+    scored, 1 if one failed or got no answer, 2 if the command was wrong.
+    """
+    from app.evaluation.cases import find_cases
+    from app.evaluation.run import evaluate as evaluate_all
+
+    with _errors_as_messages():
+        cases = find_cases(folder, reference, results, output)
+        failed = evaluate_all(cases, output, _settings(models_dir=models), segments=results is None)
     sys.exit(1 if failed else 0)
 
 

@@ -1,8 +1,11 @@
-"""One picture of a result: six axial slices with the outlines of liver and lesions. For a look, not for reading."""
+"""One picture of a result: six axial slices with the outlines of liver and lesions. For a look, not for reading.
+
+Or of where it differs from a reference.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 
 from app.imaging.lesions import NumberedLesions, number_lesions
-from app.imaging.volume import Mask, Segmentation, Volume
+from app.imaging.volume import Label, Mask, Segmentation, Volume
 
 WINDOW_HU = (-100, 240)
 COLUMNS, ROWS = 3, 2
@@ -18,9 +21,13 @@ TILE_PX = 380
 FOOTER_PX = 30
 SCALE_BAR_MM = 50
 LIVER_COLOUR, LESION_COLOUR, TEXT_COLOUR = (60, 220, 100), (255, 70, 60), (235, 235, 235)
+MISSED_COLOUR, TOO_MUCH_COLOUR = (70, 150, 255), (255, 190, 40)
+#: How much of these covers the grey values.
+COVER = 0.55
 NOTICE = "Research use only. Not for diagnosis."
 
 Grey = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -31,6 +38,7 @@ class _View:
     segmentation: Segmentation
     lesions: NumberedLesions
     pixels_per_mm: float
+    reference: Segmentation | None = None
 
     @property
     def size_px(self) -> tuple[int, int]:
@@ -47,8 +55,23 @@ def write_preview(path: Path, volume: Volume, segmentation: Segmentation) -> Non
     report. It shows nothing about the patient but the images. Raises OSError if the file cannot be written.
     """
     view = _view(volume, segmentation)
+    _write_sheet(path, view, _key_slices(view))
+
+
+def write_differences(path: Path, volume: Volume, segmentation: Segmentation, reference: Segmentation) -> None:
+    """Write a PNG with the slices where a segmentation differs most from a reference on its grid.
+
+    Half of them at most are chosen by the lesions, the rest by all labels. Blue is what the segmentation lacks, yellow
+    what it has too much; outlines and ids are its own. Raises OSError if the file cannot be written.
+    """
+    turned = reference.reoriented("LPS")
+    view = replace(_view(volume, segmentation), reference=turned)
+    _write_sheet(path, view, _worst_slices(view, turned))
+
+
+def _write_sheet(path: Path, view: _View, slices: list[int]) -> None:
     sheet = Image.new("RGB", (COLUMNS * TILE_PX, ROWS * TILE_PX + FOOTER_PX))
-    for place, k in enumerate(_key_slices(view)):
+    for place, k in enumerate(slices):
         row, column = divmod(place, COLUMNS)
         sheet.paste(_tile(view, k), (column * TILE_PX, row * TILE_PX))
     _footer(sheet, view)
@@ -83,12 +106,37 @@ def _key_slices(view: _View) -> list[int]:
     return sorted(chosen, reverse=True)
 
 
+def _worst_slices(view: _View, reference: Segmentation) -> list[int]:
+    """Up to six slice numbers from head to foot: where most voxels differ, but not all in one place."""
+    labels, true = view.segmentation.labels, reference.labels
+    lesions = np.count_nonzero((labels == Label.LESION) != (true == Label.LESION), axis=(0, 1))
+    anything = np.count_nonzero(labels != true, axis=(0, 1))
+    wanted = COLUMNS * ROWS
+    apart = max(1, int(np.count_nonzero(anything)) // (2 * wanted))
+    chosen: list[int] = []
+    for counts, most in zip((lesions, anything), (wanted // 2, wanted), strict=True):
+        for k in np.argsort(-counts, kind="stable").tolist():
+            if counts[k] and len(chosen) < most and all(abs(k - c) >= apart for c in chosen):
+                chosen.append(k)
+    spread = [k for k in _key_slices(view) if k not in chosen]
+    return sorted((chosen + spread)[:wanted], reverse=True)
+
+
+def _paint_differences(picture: Grey, labels: Labels, true: Labels) -> None:
+    """Colour what is missed and what is too much. A lesion's label is above the liver's: one comparison tells both."""
+    for inside, colour in ((true > labels, MISSED_COLOUR), (labels > true, TOO_MUCH_COLOUR)):
+        where = _resized(inside, (picture.shape[1], picture.shape[0]))
+        picture[where] = (1 - COVER) * picture[where] + COVER * np.array(colour)
+
+
 def _tile(view: _View, k: int) -> Image.Image:
     """One slice with outlines, ids and its number, on a black square."""
     size = view.size_px
     grey = Image.fromarray(_windowed(view.volume.voxels[:, :, k].T)).resize(size, Image.Resampling.BICUBIC)
     picture = np.array(grey.convert("RGB"))
     labels = view.segmentation.labels[:, :, k].T
+    if view.reference is not None:
+        _paint_differences(picture, labels, view.reference.labels[:, :, k].T)
     for inside, colour in ((labels >= 1, LIVER_COLOUR), (labels == 2, LESION_COLOUR)):
         picture[_outline(_resized(inside, size))] = colour
     tile = Image.new("RGB", (TILE_PX, TILE_PX))
@@ -141,6 +189,9 @@ def _footer(sheet: Image.Image, view: _View) -> None:
     y = ROWS * TILE_PX + 7
     _write(draw, (10, y), "liver", LIVER_COLOUR)
     _write(draw, (52, y), "lesions", LESION_COLOUR)
+    if view.reference is not None:
+        _write(draw, (330, y), "missed", MISSED_COLOUR)
+        _write(draw, (385, y), "too much", TOO_MUCH_COLOUR)
     length = SCALE_BAR_MM * view.pixels_per_mm
     draw.line([(130, y + 10), (130 + length, y + 10)], fill=TEXT_COLOUR, width=2)
     for end in (130, 130 + length):
