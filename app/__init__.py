@@ -3,7 +3,8 @@
 imaging/     grids and files: Volume and Segmentation on a Geometry; NIfTI
 inference/   voxels to labels: ONNX networks, the dense CRF, the cascade
 quality.py   is this an abdominal CT, and is the answer plausible
-report.py    what is measured; agreement.py: against a reference; preview.py: the picture
+report.py    what is measured; agreement.py, matching.py: against a reference; preview.py: the picture
+evaluation/  a whole test set against its references
 pipeline.py  read → quality → segment → measure → write
 dicom/       SEG and SR; node.py and web.py take series from a PACS, outbox.py sends results until they are accepted
 jobs/        the durable queue: table, lease, worker

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from app.api.example import REPORT
 from app.api.parts import Parts
 from app.api.problems import Problem, problem_of
 from app.errors import Gone
@@ -106,7 +107,10 @@ class JobBody(JobSummary):
     model_config = ConfigDict(json_schema_extra={"example": _EXAMPLE})
 
     deliveries: list[DeliveryBody] = Field(description="results that are sent to a PACS")
-    report: dict[str, Any] | None = Field(description="what was measured, once the job has succeeded; see docs/http.md")
+    report: dict[str, Any] | None = Field(
+        description="what was measured, once the job has succeeded; docs/answers.md defines every number",
+        examples=[REPORT],
+    )
 
 
 class JobPage(BaseModel):
