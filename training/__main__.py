@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from lightning_fabric.utilities import rank_zero_only
+from tqdm import tqdm
 
+from app.errors import HepasegError
 from training import crf, crossvalidation, datasets, packs
-from training.eight_bit import CALIBRATION_SLICES
+from training.checkpoint import NAME, RunChanged, summary
+from training.eight_bit import CALIBRATION_SLICES, NotQuantised
 from training.evaluate import evaluate
 from training.evaluation_card import write_cards
-from training.export import CardText, averaged, export
+from training.export import CardText, NotExported, averaged, export
 from training.golden import write_golden
 from training.loop import fit
 from training.manifest import registered
-from training.recipes import RECIPES, Recipe
-from training.validation import best_threshold, typical
+from training.options import hardware, parsed
+from training.packs import Pack
+from training.provenance import as_trained, counted, in_words, steps_in_words
+from training.recipes import Recipe
+from training.split import DataError
+from training.validation import best_threshold, typical, watcher
 
-#: Seeds of the phantoms that are trained on; those that are scored on are others.
-PHANTOM_SEEDS = range(1000, 1048)
+#: Seed of the first phantom that is trained on; those that are scored on are others.
+FIRST_PHANTOM = 1000
+#: What the person at the keyboard can mend: one sentence, no traceback.
+MENDABLE = (DataError, RunChanged, NotExported, NotQuantised, HepasegError, FileNotFoundError)
 
 
-#: What the shipped networks learnt from; another data folder needs another sentence.
-TRAINED_ON = (
-    "LiTS volumes 0, 1, 2, 4, 6, slices of 75 more LiTS patients, slices without liver from LiTS and TCIA chest CT, "
-    "48 randomised phantoms; the split is by patient, see README.md"
-)
-
-
+@rank_zero_only
 def _say(text: str) -> None:
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
@@ -41,33 +44,42 @@ def prepare(recipe: Recipe, options: argparse.Namespace) -> None:
     """Write the packs of slices that training reads."""
     root = options.cache / recipe.task
     if recipe.name != "smoke":
-        count = packs.write_pack(root / "scans", datasets.discover(options.data), recipe.task)
+        found = tqdm(datasets.listed(options.data), "scans", disable=None)
+        count = packs.write_pack(root / "scans", (case for item in found for case in item.read()), recipe.task)
         _say(f"{count} slices of scans")
-    seeds = PHANTOM_SEEDS[:1] if recipe.name == "smoke" else PHANTOM_SEEDS
-    _say(f"{packs.write_pack(root / 'phantoms', datasets.phantoms(seeds), recipe.task)} slices of phantoms")
+    seeds = range(FIRST_PHANTOM, FIRST_PHANTOM + (1 if recipe.name == "smoke" else options.phantoms))
+    made = datasets.phantoms(tqdm(seeds, "phantoms", disable=None))
+    _say(f"{packs.write_pack(root / 'phantoms', made, recipe.task)} slices of phantoms")
 
 
 def train(recipe: Recipe, options: argparse.Namespace) -> None:
     """Fit, or go on where an earlier run was stopped."""
-    pack = crossvalidation.training_side(packs.read_packs(options.cache, recipe.task))
-    _say(f"{len(pack.entries)} slices of {len({entry.patient for entry in pack.entries})} patients")
-    _say(f"trained: {fit(recipe, pack, options.runs / f'{recipe.name}-{recipe.task}')}")
+    pack = packs.read_packs(options.cache, recipe.task)
+    learnt = crossvalidation.training_side(pack)
+    _say(f"training on {in_words(counted(learnt))}")
+    watch = watcher(crossvalidation.kept_out_side(pack), recipe, options.watch) if options.watch else None
+    folder = _run_folder(recipe, options)
+    done = fit(recipe, learnt, folder, watch, hardware(options), allow_changes=options.allow_changes)
+    _say(f"trained: {done}")
 
 
 def crossvalidate(recipe: Recipe, options: argparse.Namespace) -> None:
     """Train and score every fold for every pooling asked for, and print the table."""
     pack = packs.read_packs(options.cache, recipe.task)
     folder = options.runs / f"{recipe.name}-{recipe.task}-folds"
-    poolings = tuple(options.pooling.split(","))
-    _say(crossvalidation.as_text(crossvalidation.crossvalidate(recipe, pack, folder, poolings)))
+    _say(crossvalidation.as_text(crossvalidation.crossvalidate(recipe, pack, folder, options.pooling)))
 
 
-def _threshold(recipe: Recipe, checkpoint: Path, options: argparse.Namespace) -> float:
+def _run_folder(recipe: Recipe, options: argparse.Namespace) -> Path:
+    folder: Path = options.runs / f"{recipe.name}-{recipe.task}"
+    return folder
+
+
+def _threshold(recipe: Recipe, checkpoint: Path, learnt: Pack) -> float:
     """What suits the real scans that were trained on best."""
-    pack = crossvalidation.training_side(packs.read_packs(options.cache, recipe.task))
-    labelled = [entry.lesions_labelled or recipe.task == "liver" for entry in pack.entries]
-    real = [entry.source != "phantom" for entry in pack.entries]
-    chosen = pack.chosen([a and b for a, b in zip(labelled, real, strict=True)])
+    labelled = [entry.lesions_labelled or recipe.task == "liver" for entry in learnt.entries]
+    real = [entry.source != "phantom" for entry in learnt.entries]
+    chosen = learnt.chosen([a and b for a, b in zip(labelled, real, strict=True)])
     threshold = best_threshold(averaged(recipe, checkpoint), chosen, recipe)
     _say(f"threshold {threshold}, by Dice on the patients trained on")
     return threshold
@@ -77,26 +89,37 @@ def export_network(recipe: Recipe, options: argparse.Namespace) -> None:
     """Checkpoint → ONNX file and manifest entry; the CRF, which nobody trains, is written beside it."""
     with_liver = ""
     if recipe.task == "lesion":
+        if "liver" not in registered(options.models):
+            raise NotExported(f"export the liver network into {options.models} first: a lesion network works behind it")
         with_liver = registered(options.models)["liver"]["sha256"]
-    folder = options.runs / f"{recipe.name}-{recipe.task}"
+    path = _run_folder(recipe, options) / NAME
+    if not path.exists():
+        raise FileNotFoundError(f"no {path}: run `python -m training train {recipe.name} --task {recipe.task}` first")
+    step, origins = summary(path)
+    recipe = as_trained(recipe, origins)
+    learnt = crossvalidation.training_side(packs.read_packs(options.cache, recipe.task))
+    data = origins[-1].data if origins else counted(learnt)
     text = CardText(
         version=options.version,
-        threshold=options.threshold or _threshold(recipe, folder / "last.ckpt", options),
-        trained_on=options.trained_on,
+        threshold=options.threshold or _threshold(recipe, path, learnt),
+        trained_on=f"{in_words(data)}; {steps_in_words(step, origins)}",
         trained_with=with_liver,
+        training={"step": step, "steps": steps_in_words(step, origins), "data": data},
     )
-    learnt = crossvalidation.training_side(packs.read_packs(options.cache, recipe.task))
+    if options.licence:
+        text = replace(text, licence=options.licence)
     images = typical(learnt, recipe, CALIBRATION_SLICES)
-    _say(f"exported: {export(recipe, folder / 'last.ckpt', text, options.models, images)}")
+    _say(f"exported: {export(recipe, path, text, options.models, images)}")
     _say(f"exported: {crf.export(options.models)}")
 
 
 def evaluate_files(recipe: Recipe, options: argparse.Namespace) -> None:
     """Score the files in models/ on the patients kept out, and write the cards from the result."""
-    results = evaluate(options.models, options.data)
-    write_cards(options.models, results)
+    pictures = options.runs / "worst"
+    results = evaluate(options.models, options.data, options.beside, pictures)
+    write_cards(options.models, results, options.beside)
     write_golden(options.models)
-    _say(f"scored {recipe.task}: {options.models / 'evaluation.json'}")
+    _say(f"{recipe.name}: scores in {options.models}/README.md and evaluation.json, worst cases in {pictures}")
 
 
 COMMANDS = {
@@ -108,34 +131,15 @@ COMMANDS = {
 }
 
 
-def options_of(arguments: list[str]) -> argparse.Namespace:
-    """The command line, parsed."""
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("command", choices=COMMANDS)
-    parser.add_argument("recipe", choices=RECIPES)
-    parser.add_argument("--task", choices=("liver", "lesion"), default="liver")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("HEPASEG_DATA", "data")))
-    parser.add_argument("--cache", type=Path, default=Path("runs/pack"), help="where prepared slices lie")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="checkpoints and curves")
-    parser.add_argument("--models", type=Path, default=Path("models"))
-    parser.add_argument("--steps", type=int, help="instead of the recipe's number")
-    parser.add_argument("--folds", type=int, help="instead of the recipe's number")
-    parser.add_argument("--pooling", default="mixed", help="for crossvalidate: mixed,max,average")
-    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0 for all cores")
-    parser.add_argument("--version", default="0.1.0")
-    parser.add_argument("--threshold", type=float, help="default: chosen on training patients")
-    parser.add_argument("--trained-on", default=TRAINED_ON)
-    return parser.parse_args(arguments)
-
-
 def main(arguments: list[str] | None = None) -> None:
-    """Run one command."""
-    options = options_of(sys.argv[1:] if arguments is None else arguments)
-    recipe = RECIPES[options.recipe](options.task)
-    recipe = replace(recipe, steps=options.steps or recipe.steps, folds=options.folds or recipe.folds)
+    """Run one command; what its user can mend ends it with a sentence and exit status 1."""
+    options = parsed(sys.argv[1:] if arguments is None else arguments, list(COMMANDS), __doc__)
     if options.threads:
         torch.set_num_threads(options.threads)
-    COMMANDS[options.command](recipe, options)
+    try:
+        COMMANDS[options.command](options.recipe, options)
+    except MENDABLE as error:
+        sys.exit(f"python -m training {options.command}: {error}")
 
 
 if __name__ == "__main__":

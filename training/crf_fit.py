@@ -21,7 +21,8 @@ from app.inference.crf import refine
 from app.inference.manifest import Networks, load_networks
 from app.inference.network import Hounsfield, Network, Probability, Runtime
 from training import crf
-from training.datasets import ALWAYS_KEPT_OUT, ALWAYS_TRAINED, Case, lits, patient_number
+from training.datasets import Case, lits
+from training.split import ALWAYS_KEPT_OUT, ALWAYS_TRAINED, patient_number
 
 Stage = Literal["liver", "lesion"]
 STAGES: tuple[Stage, ...] = ("liver", "lesion")
@@ -51,7 +52,7 @@ class Region:
 
 def regions(data: Path, numbers: frozenset[int], networks: Networks, slices: int | None) -> Iterator[Region]:
     """The LiTS patients of these numbers; of each so many slices, or all."""
-    for case in lits(data):
+    for case in (case for pair in lits([data]) for case in pair.read()):
         if patient_number(case.patient) in numbers:
             yield _region(case, networks, slices)
 

@@ -1,33 +1,30 @@
 """Cases from every layout that training reads: LiTS, MSD Task03, slice archives, a folder of pairs, phantoms.
 
-A `Case` is a stack of slices in LPS (rows to posterior, columns to left) with its labels. Adapters are generators: one
-case is in memory at a time.
+A `Case` is a stack of slices in LPS (rows to posterior, columns to left) with its labels. Files are read as the service
+reads them, one case at a time; that every scan has its labels is checked before the first is read.
 """
 
 from __future__ import annotations
 
-import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from app.imaging.volume import Geometry, Segmentation, Volume
+from app.errors import InputError
+from app.imaging.scan import read_labels, read_scan
+from training.split import DataError
 
 #: In-plane pixel assumed where an archive has lost it (a 400 mm field of view on 256 pixels), mm.
 NOMINAL_PIXEL_MM = 1.56
-#: Patients of LiTS kept out of every training: volumes 3 and 5, in whatever source they turn up.
-ALWAYS_KEPT_OUT = frozenset({3, 5})
-#: Patients who carry the lesion labels that are trained on; never kept out.
-ALWAYS_TRAINED = frozenset({0, 1, 2, 4, 6})
-#: Which part of the other patients is kept out.
-KEPT_OUT_FRACTION = 0.127
-#: Patients without liver slices who are kept out; the second may belong to 3D-IRCADb, which others test on.
-KEPT_OUT_NEGATIVES = ("nbia_chest", "IRCADmaybe")
+#: How far below the data root scans are looked for: LiTS unpacks to media/nas/01_Datasets/CT/LITS/Training Batch 1.
+DEEPEST_FOLDER = 8
+SUFFIX = re.compile(r"\.(nii|nii\.gz|zip)$")
+ARCHIVE_KEYS = ("hounsfield", "liver", "patient", "volume")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,126 +44,135 @@ class Case:
     lesions_labelled: bool = True
 
 
-def patient_number(patient: str) -> int | None:
-    """The LiTS number inside a patient key, or None: `LiTS004`, `LiTSidx10004` and `volume-4` all give 4.
+@dataclass(frozen=True)
+class Pair:
+    """A scan and its labels on disk, not read yet."""
 
-    Archives index the same scans differently (`idx10004` is the fifth of another listing); reading both as 4 can only
-    join two patients, never split one.
-    """
-    found = re.search(r"(\d+)$", patient)
-    return int(found.group(1)) % 10000 if found and patient.lower().startswith(("lits", "volume")) else None
+    name: str
+    patient: str
+    source: str
+    scan: Path
+    labels: Path
 
-
-def patient_group(patient: str) -> str:
-    """The key by which patients are split: one group never lies on two sides."""
-    number = patient_number(patient)
-    return patient if number is None else f"lits-{number}"
-
-
-def _rank(group: str) -> str:
-    return hashlib.sha256(f"hepaseg-split:{group}".encode()).hexdigest()
-
-
-def kept_out_groups(groups: Iterable[str]) -> frozenset[str]:
-    """Those of the groups that no training sees: fixed ones, and about one in eight by hash.
-
-    A group's place depends on its key alone: not on the machine, nor on what other data lie beside it.
-    """
-    forced = {f"lits-{number}" for number in ALWAYS_KEPT_OUT}
-    trained = {f"lits-{number}" for number in ALWAYS_TRAINED}
-    chosen = {group for group in groups if int(_rank(group), 16) < KEPT_OUT_FRACTION * 2**256}
-    return frozenset(forced | chosen - trained)
+    def read(self) -> Iterator[Case]:
+        """The one case. Raises DataError if the two do not belong together or hold what they must not."""
+        try:
+            volume = read_scan(self.scan).volume
+            truth = read_labels(self.labels, volume.geometry).reoriented("LPS")
+        except InputError as error:
+            raise DataError(f"{self.scan} with {self.labels}: {error.detail}") from error
+        volume = volume.reoriented("LPS")
+        i, j, k = volume.geometry.spacing_mm
+        yield Case(self.name, self.patient, self.source, volume.voxels.T, truth.labels.T, (k, j, i))
 
 
-def _possible_groups(patient: str) -> set[str]:
-    """Every group that slices without liver may belong to.
+@dataclass(frozen=True)
+class Archive:
+    """A slice archive (.npz of hounsfield, liver, patient, volume) on disk, not read yet."""
 
-    An archive numbers LiTS's second batch from 0 (`LiTSbatch2_sample_0012`); that batch starts at volume 28. It does
-    not say whether its number is the volume's, so both readings count.
-    """
-    group, number = patient_group(patient), patient_number(patient)
-    return {group, f"lits-{number + 28}"} if "_sample_" in patient and number is not None else {group}
+    path: Path
 
+    def read(self) -> Iterator[Case]:
+        """A case per volume. Lesions are inside label 1; a volume without label 1 is a negative."""
+        content = self._checked()
+        for volume in np.unique(content["volume"]):
+            chosen = content["volume"] == volume
+            labels = content["liver"][chosen].astype(np.uint8)
+            source = "spread" if labels.any() else "negative"
+            pixel_mm = NOMINAL_PIXEL_MM * 256 / labels.shape[1]
+            patient = str(content["patient"][chosen][0])
+            hounsfield = content["hounsfield"][chosen].astype(np.int16)
+            yield Case(
+                f"{self.path.stem}/{volume}", patient, source, hounsfield, labels, (5.0, pixel_mm, pixel_mm),
+                lesions_labelled=not labels.any(),
+            )  # fmt: skip
 
-def is_kept_out(patient: str, source: str, kept_out: frozenset[str]) -> bool:
-    """Whether slices of this patient must not be trained on. Phantoms have seeds of their own for scoring."""
-    if source == "phantom":
-        return False
-    return patient.startswith(KEPT_OUT_NEGATIVES) or bool(_possible_groups(patient) & kept_out)
-
-
-def folds(groups: Iterable[str], count: int) -> list[frozenset[str]]:
-    """The groups dealt into `count` parts in the order of their hash: the same on every machine, no group twice."""
-    ordered = sorted(set(groups), key=_rank)
-    if not 2 <= count <= len(ordered):
-        raise ValueError(f"{len(ordered)} patients cannot be dealt into {count} folds")
-    return [frozenset(ordered[start::count]) for start in range(count)]
-
-
-def _from_nifti(scan: Path, labels: Path, name: str, patient: str, source: str) -> Case:
-    image, reference = nib.nifti1.load(scan), nib.nifti1.load(labels)
-    geometry = Geometry(image.shape[:3], np.asarray(image.affine))
-    hounsfield = np.clip(np.rint(np.asanyarray(image.dataobj)), -32768, 32767).astype(np.int16)
-    volume = Volume(hounsfield, geometry).reoriented("LPS")
-    truth = Segmentation(np.rint(np.asanyarray(reference.dataobj)).astype(np.uint8), geometry).reoriented("LPS")
-    i, j, k = volume.geometry.spacing_mm
-    return Case(name, patient, source, volume.voxels.T, truth.labels.T, (k, j, i))
-
-
-def _nifti(folder: Path, stem: str) -> Path | None:
-    return next((p for p in (folder / f"{stem}.nii.gz", folder / f"{stem}.nii") if p.is_file()), None)
-
-
-def lits(folder: Path) -> Iterator[Case]:
-    """An unpacked LiTS directory: `volume-N.nii[.gz]` beside `segmentation-N.nii[.gz]`.
-
-    Volumes 0 and 1 are one patient.
-    """
-    numbers = sorted(int(found.group(1)) for p in folder.iterdir() if (found := re.match(r"volume-(\d+)\.nii", p.name)))
-    for number in numbers:
-        scan, labels = _nifti(folder, f"volume-{number}"), _nifti(folder, f"segmentation-{number}")
-        if scan and labels:
-            patient = "LiTS000" if number == 1 else f"LiTS{number:03d}"
-            yield _from_nifti(scan, labels, f"volume-{number}", patient, "lits")
+    def _checked(self) -> dict[str, npt.NDArray[np.generic]]:
+        with np.load(self.path, allow_pickle=False) as stored:
+            missing = [key for key in ARCHIVE_KEYS if key not in stored]
+            if missing:
+                raise DataError(f"{self.path}: a slice archive holds {', '.join(ARCHIVE_KEYS)}; no {missing[0]} here")
+            content = {key: stored[key] for key in ARCHIVE_KEYS}
+        hounsfield, liver = content["hounsfield"], content["liver"]
+        if hounsfield.ndim != 3 or hounsfield.shape != liver.shape:
+            raise DataError(
+                f"{self.path}: hounsfield {hounsfield.shape} and liver {liver.shape} must be (n, rows, columns)"
+            )
+        if len(content["patient"]) != len(liver) or len(content["volume"]) != len(liver):
+            raise DataError(f"{self.path}: every one of the {len(liver)} slices needs its patient and its volume")
+        if not np.isin(liver, (0, 1)).all():
+            raise DataError(f"{self.path}: liver must hold 0 and 1 only, it holds {np.unique(liver)[:8].tolist()}")
+        return content
 
 
-def msd(folder: Path) -> Iterator[Case]:
+def _lits_patient(number: int) -> str:
+    """Volumes 0 and 1 of LiTS, and of MSD Task03 with its numbers, are one patient."""
+    return f"LiTS{0 if number == 1 else number:03d}"
+
+
+def _stem(path: Path) -> str:
+    return SUFFIX.sub("", path.name)
+
+
+def _scans(folder: Path) -> dict[str, Path]:
+    """The image files of a folder by name without suffix; what macOS leaves beside them (`._NAME`) is no scan."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or not SUFFIX.search(path.name) or not path.is_file():
+            continue
+        if _stem(path) in found:
+            raise DataError(f"{path} and {found[_stem(path)].name} are the same scan twice: remove one")
+        found[_stem(path)] = path
+    return found
+
+
+def _matched(scans: dict[str, Path], labels: dict[str, Path], where: str) -> list[tuple[str, Path, Path]]:
+    """(name, scan, labels) in the order of the numbers in the names. Raises DataError if one is without the other."""
+    alone = [str(scans[name]) for name in sorted(scans.keys() - labels.keys())]
+    alone += [str(labels[name]) for name in sorted(labels.keys() - scans.keys())]
+    if alone:
+        more = f" and {len(alone) - 5} more" if len(alone) > 5 else ""
+        raise DataError(f"{len(alone)} files have no counterpart {where}: {', '.join(alone[:5])}{more}")
+    numbers = {name: [int(n) for n in re.findall(r"\d+", name)] for name in scans}
+    return [(name, scans[name], labels[name]) for name in sorted(scans, key=lambda name: (numbers[name], name))]
+
+
+def lits(folders: Iterable[Path]) -> list[Pair]:
+    """An unpacked LiTS: `volume-N.nii[.gz]` and `segmentation-N.nii[.gz]`, in one folder or in several."""
+    found: dict[str, dict[str, Path]] = {"volume": {}, "segmentation": {}}
+    for folder in folders:
+        for stem, path in _scans(folder).items():
+            kind, _, number = stem.partition("-")
+            if kind in found and number.isdigit():
+                if number in found[kind]:
+                    raise DataError(f"{path} and {found[kind][number]} are the same scan twice: remove one")
+                found[kind][number] = path
+    where = "(volume-N belongs to segmentation-N)"
+    return [
+        Pair(f"volume-{number}", _lits_patient(int(number)), "lits", scan, labels)
+        for number, scan, labels in _matched(found["volume"], found["segmentation"], where)
+    ]
+
+
+def msd(folder: Path) -> list[Pair]:
     """Medical Segmentation Decathlon Task03: `imagesTr/liver_N.nii.gz`, `labelsTr/...`; N is LiTS's number."""
-    for scan in sorted((folder / "imagesTr").glob("liver_*.nii*")):
-        labels = folder / "labelsTr" / scan.name
-        number = int(re.sub(r"\D", "", scan.name.split(".")[0]))
-        if labels.is_file():
-            patient = "LiTS000" if number == 1 else f"LiTS{number:03d}"
-            yield _from_nifti(scan, labels, f"liver_{number}", patient, "lits")
+    matched = _matched(_scans(folder / "imagesTr"), _scans(folder / "labelsTr"), f"in {folder}/imagesTr and labelsTr")
+    foreign = [scan for name, scan, _ in matched if not re.fullmatch(r"liver_\d+", name)]
+    if foreign:
+        raise DataError(f"{foreign[0]}: expected liver_N as in Task03; own scans belong into images/ and labels/")
+    return [
+        Pair(name, _lits_patient(int(name.removeprefix("liver_"))), "lits", scan, labels)
+        for name, scan, labels in matched
+    ]
 
 
-def pairs(folder: Path) -> Iterator[Case]:
-    """A hospital's own `images/NAME.nii[.gz]` and `labels/NAME.nii[.gz]`.
+def pairs(folder: Path) -> list[Pair]:
+    """A hospital's own `images/NAME.nii[.gz]` (or a zip of a DICOM series) and `labels/NAME.nii[.gz]`.
 
     The patient is NAME up to the first underscore.
     """
-    for scan in sorted((folder / "images").glob("*.nii*")):
-        labels = folder / "labels" / scan.name
-        name = scan.name.split(".")[0]
-        if labels.is_file():
-            yield _from_nifti(scan, labels, name, name.split("_")[0], "pairs")
-
-
-def archive(path: Path) -> Iterator[Case]:
-    """A slice archive (.npz of hounsfield, liver, patient, volume): one case per volume. Lesions are inside label 1."""
-    with np.load(path, allow_pickle=False) as stored:
-        content = {key: stored[key] for key in ("hounsfield", "liver", "patient", "volume")}
-    for volume in np.unique(content["volume"]):
-        chosen = content["volume"] == volume
-        labels = (content["liver"][chosen] > 0).astype(np.uint8)
-        source = "spread" if labels.any() else "negative"
-        pixel_mm = NOMINAL_PIXEL_MM * 256 / labels.shape[1]
-        patient = str(content["patient"][chosen][0])
-        hounsfield = content["hounsfield"][chosen].astype(np.int16)
-        yield Case(
-            f"{path.stem}/{volume}", patient, source, hounsfield, labels, (5.0, pixel_mm, pixel_mm),
-            lesions_labelled=not labels.any(),
-        )  # fmt: skip
+    matched = _matched(_scans(folder / "images"), _scans(folder / "labels"), f"in {folder}/images and labels")
+    return [Pair(name, name.split("_")[0], "pairs", scan, labels) for name, scan, labels in matched]
 
 
 def phantoms(seeds: Iterable[int]) -> Iterator[Case]:
@@ -180,21 +186,35 @@ def phantoms(seeds: Iterable[int]) -> Iterator[Case]:
         yield Case(f"phantom-{seed}", f"phantom-{seed}", "phantom", volume.voxels.T, truth.labels.T, (k, j, i))
 
 
-def discover(root: Path) -> Iterator[Case]:
-    """Every case under a data root, whatever layouts it holds; raises FileNotFoundError where there is none."""
-    found = False
-    for folder in [root, *sorted(p for p in root.iterdir() if p.is_dir())]:
-        adapters = [
-            (any(folder.glob("volume-*.nii*")), lits),
-            ((folder / "imagesTr").is_dir(), msd),
-            ((folder / "images").is_dir(), pairs),
-        ]
-        for present, adapter in adapters:
-            if present:
-                found = True
-                yield from adapter(folder)
-        for path in sorted(folder.glob("*.npz")):
-            found = True
-            yield from archive(path)
+def _folders(root: Path) -> list[Path]:
+    """The root and the folders below it that are not hidden, in the order of their names."""
+    found = []
+    for path, below, _ in os.walk(root, followlinks=True):
+        deep = len(Path(path).relative_to(root).parts) >= DEEPEST_FOLDER
+        below[:] = [] if deep else sorted(name for name in below if not name.startswith("."))
+        found.append(Path(path))
+    return found
+
+
+def listed(root: Path) -> list[Pair | Archive]:
+    """What lies under a data root, whatever layouts it holds; nothing is read yet.
+
+    Raises FileNotFoundError where there is nothing, DataError where a scan or its labels are missing.
+    """
+    folders = _folders(root)
+    found: list[Pair | Archive] = [*lits(folders)]
+    for folder in folders:
+        if (folder / "imagesTr").is_dir():
+            found += msd(folder)
+        if (folder / "images").is_dir():
+            found += pairs(folder)
+        found += [Archive(path) for path in sorted(folder.glob("*.npz"))]
     if not found:
         raise FileNotFoundError(f"no LiTS, MSD, pairs or slice archives under {root}")
+    return found
+
+
+def discover(root: Path) -> Iterator[Case]:
+    """Every case under a data root, one at a time; raises what `listed` and the reading of a file raise."""
+    for item in listed(root):
+        yield from item.read()

@@ -1,208 +1,120 @@
-"""Scores of the EXPORTED files through the service's own code, on patients that no training saw.
+"""Scores of the EXPORTED files through the service's own cascade, on patients that no training saw.
 
-What is scored is what is shipped: `app.inference` runs the graphs, thresholds come from their cards, the cascade is the
-service's. The result is a plain dictionary, written to models/evaluation.json.
+What is scored is what is shipped: `app.inference` runs the graphs, thresholds come from their cards, the cascade is
+the service's. The result is a plain dictionary, written to evaluation.json beside the files; a second folder of
+networks can be scored on the very same cases.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import cc3d
-import numpy as np
-import numpy.typing as npt
-import torch
+from tqdm import tqdm
 
-from app.errors import HepasegError
-from app.imaging.region import bounding_box
-from app.imaging.volume import Geometry, Volume
-from app.inference.cascade import Cascade
-from app.inference.manifest import Networks, load_networks
-from app.inference.network import Network, Runtime
-from training.datasets import Case, discover, is_kept_out, kept_out_groups, patient_group, phantoms
-from training.manifest import write_atomically
-from training.preprocessing import PLANES_MM
-from training.synthesis import Where, paint_lesions
+from app.imaging.atomic import write_text
+from app.imaging.volume import Segmentation
+from training.datasets import Case, Pair, listed, phantoms
+from training.judge import Judge, Overlap, Results
+from training.painted import painted_slices
+from training.sheets import WorstCases
+from training.split import Belongs, DataError, kept_out, patient_group
 
-Mask = npt.NDArray[np.bool_]
-Results = dict[str, Any]
 #: Seeds of the phantoms that are scored on; training uses others.
 SCORED_PHANTOMS = (1, 2, 3)
-#: Upper ends of the size classes of synthetic lesions, mm.
-SIZE_CLASSES_MM = {"under 10 mm": 10.0, "10 to 20 mm": 20.0, "over 20 mm": float("inf")}
-#: A lesion counts as found when at least this fraction of it is marked.
-FOUND_FRACTION = 0.25
+#: Sources of whole volumes.
+WHOLE = ("lits", "pairs")
 
 
-def dice(found: Mask, true: Mask) -> float:
-    """2|X∩Y| / (|X|+|Y|); 1 where both are empty."""
-    total = int(found.sum()) + int(true.sum())
-    return 2 * int((found & true).sum()) / total if total else 1.0
+def kept_out_cases(data: Path) -> Iterator[Case]:
+    """The cases of patients that no training saw, negatives included; whole volumes are read one at a time.
 
-
-def threshold_of(network: Network) -> float:
-    """The threshold that a checked card states."""
-    assert network.card.threshold is not None
-    return network.card.threshold
-
-
-def as_volume(case: Case) -> Volume:
-    """The case as the service would read it."""
-    k, j, i = case.spacing_kji_mm
-    geometry = Geometry(case.labels_kji.T.shape, np.diag([-i, -j, k, 1.0]))
-    return Volume(case.hounsfield_kji.T, geometry)
-
-
-def kept_out_cases(data: Path) -> list[Case]:
-    """The cases of patients that no training saw, negatives included."""
-    cases = list(discover(data))
-    kept_out = kept_out_groups(patient_group(case.patient) for case in cases)
-    return [case for case in cases if is_kept_out(case.patient, case.source, kept_out)]
-
-
-def score_volume(case: Case, cascade: Cascade) -> Results:
-    """Dice of liver (with lesions) and of lesions, of a whole volume through the cascade."""
-    reference = case.labels_kji.T
-    try:
-        segmentation = cascade.segment(as_volume(case), lambda _stage, _fraction: None)
-    except HepasegError as error:
-        return {"liver": 0.0, "lesion": 0.0, "error": error.__class__.__name__}
-    scores: Results = {"liver": dice(segmentation.liver, reference >= 1)}
-    if (reference == 2).any():
-        scores["lesion"] = dice(segmentation.lesions, reference == 2)
-        scores |= lesions_found(segmentation.lesions, reference == 2)
-    return scores
-
-
-def lesions_found(found: Mask, true: Mask) -> Results:
-    """How many lesions there are, how many of them were found, and how many marks lie on no lesion."""
-    true_ids, true_count = cc3d.connected_components(true, connectivity=26, return_N=True)
-    found_ids, found_count = cc3d.connected_components(found, connectivity=26, return_N=True)
-    hit = sum(bool(found[true_ids == n].mean() >= FOUND_FRACTION) for n in range(1, true_count + 1))
-    false = found_count - len(set(np.unique(found_ids[true])) - {0})
-    return {"lesions": int(true_count), "lesions_found": int(hit), "false_marks": int(false)}
-
-
-def score_slices(cases: Iterable[Case], network: Network) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """Dice per patient over slices with liver; of slices without, per archive how many were left empty, of how many."""
-    sums: dict[str, list[int]] = {}
-    empty: dict[str, list[int]] = {}
-    for case in cases:
-        found = network.run(case.hounsfield_kji) >= threshold_of(network)
-        true = case.labels_kji >= 1
-        if case.source == "negative":
-            count = empty.setdefault(case.name.split("/")[0], [0, 0])
-            count[0] += int((~found.any(axis=(1, 2))).sum())
-            count[1] += len(found)
-            continue
-        total = sums.setdefault(case.patient, [0, 0])
-        total[0] += 2 * int((found & true).sum())
-        total[1] += int(found.sum() + true.sum())
-    return {patient: shared / total for patient, (shared, total) in sorted(sums.items())}, empty
+    Raises DataError if nobody is kept out.
+    """
+    items: list[Pair | Case] = []
+    for found in listed(data):
+        items += [found] if isinstance(found, Pair) else found.read()
+    known: list[Belongs] = list(items)
+    chosen = [item for item, kept in zip(items, kept_out(known), strict=True) if kept]
+    if not any(item.source != "negative" for item in chosen):
+        patients = len({patient_group(item.patient) for item in items})
+        raise DataError(f"of the {patients} patients under {data} none with liver is kept out: two or more are needed")
+    for item in chosen:
+        yield from item.read() if isinstance(item, Pair) else [item]
 
 
 @dataclass
-class SizeClass:
-    """Counts of one size class of synthetic lesions."""
+class People:
+    """Who was scored, and how cases are called in what is published.
 
-    painted: int = 0
-    found: int = 0
-
-
-def score_painted(cases: Iterable[Case], lesion: Network) -> Results:
-    """Synthetic lesions painted into kept-out real livers, slice by slice: recall by size, marks elsewhere.
-
-    Lesions that were in the liver before and are not labelled count as marks elsewhere: precision is a lower bound.
+    Public data keep their names, a hospital's own get running numbers.
     """
-    torch.manual_seed(7)
-    classes = {name: SizeClass() for name in SIZE_CLASSES_MM}
-    scores: list[float] = []
-    marks = on_lesion = 0
-    assert lesion.card.roi_margin_mm is not None
-    for case in cases:
-        pixel_mm = case.spacing_kji_mm[1]
-        where = Where(torch.tensor([pixel_mm]), torch.tensor([False]))
-        for hounsfield, labels in zip(case.hounsfield_kji, case.labels_kji, strict=True):
-            # the slice between copies of itself, as far away as the network's planes; each with its cut of the lesions
-            planes = torch.tensor(np.stack([hounsfield] * len(PLANES_MM))[None], dtype=torch.float32)
-            changed, new, _ = paint_lesions(planes, torch.tensor(labels[None]), where, 1.0)
-            true = new.numpy() == 2
-            if not true.any():
-                continue
-            stack = changed[0, list(np.argsort(PLANES_MM))].round().to(torch.int16).numpy()
-            liver = np.stack([labels >= 1] * len(stack))
-            box = bounding_box(liver, case.spacing_kji_mm, lesion.card.roi_margin_mm).slices[1:]
-            found = np.zeros_like(true)
-            of_stack = lesion.run(stack[:, *box], liver[:, *box], max(PLANES_MM))
-            found[0][box] = of_stack[len(stack) // 2] >= threshold_of(lesion)
-            scores.append(dice(found, true))
-            _count_by_size(found[0], true[0], pixel_mm, classes)
-            ids, count = cc3d.connected_components(found[0], connectivity=8, return_N=True)
-            marks += int(count)
-            on_lesion += len(set(np.unique(ids[true[0]])) - {0})
-    recall = {name: {"painted": c.painted, "found": c.found} for name, c in classes.items()}
-    return {
-        "slice_dice_mean": float(np.mean(scores)),
-        "by_size": recall,
-        "marks": marks,
-        "marks_on_lesion": on_lesion,
-    }
+
+    own: dict[str, str] = field(default_factory=dict)
+    groups: dict[str, set[str]] = field(default_factory=dict)
+
+    def name(self, case: Case) -> str:
+        """The case's name; of single slices the patient's."""
+        self.groups.setdefault(case.source, set()).add(patient_group(case.patient))
+        if case.source == "pairs":
+            return self.own.setdefault(case.name, f"own scan {len(self.own) + 1}")
+        return case.name if case.source in WHOLE else case.patient
+
+    def results(self) -> Results:
+        """How many patients of each source, and the public ones by name."""
+        public = {group for source, found in self.groups.items() if source != "pairs" for group in found}
+        counts = {source: len(found) for source, found in sorted(self.groups.items())}
+        return {"kept_out": counts, "kept_out_patients": sorted(public)}
 
 
-def _count_by_size(found: Mask, true: Mask, pixel_mm: float, classes: dict[str, SizeClass]) -> None:
-    ids, count = cc3d.connected_components(true, connectivity=8, return_N=True)
-    for n in range(1, count + 1):
-        lesion = ids == n
-        diameter_mm = 2 * float(np.sqrt(lesion.sum() / np.pi)) * pixel_mm
-        name = next(name for name, largest in SIZE_CLASSES_MM.items() if diameter_mm < largest)
-        classes[name].painted += 1
-        classes[name].found += int(found[lesion].mean() >= FOUND_FRACTION)
+def evaluate(models_dir: Path, data: Path, beside: Path | None = None, pictures: Path | None = None) -> Results:
+    """All scores of the files that the manifest names, also written to `models_dir/evaluation.json`.
 
-
-def summary(scores: dict[str, float]) -> Results:
-    """Mean with its 95 % bootstrap interval, median and worst."""
-    values = np.array(list(scores.values()))
-    random = np.random.default_rng(0)
-    means = random.choice(values, (2000, len(values))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    worst = min(scores, key=lambda name: scores[name])
-    return {
-        "cases": len(values), "mean": float(values.mean()), "interval": [float(low), float(high)],
-        "median": float(np.median(values)), "worst": float(values.min()), "worst_case": worst,
-    }  # fmt: skip
-
-
-def evaluate(models_dir: Path, data: Path) -> Results:
-    """All scores of the files that the manifest names; also written to `models_dir/evaluation.json`."""
-    networks = load_networks(models_dir, Runtime())
-    cases = kept_out_cases(data)
-    whole = [case for case in cases if case.source in ("lits", "pairs")]
-    slices = [case for case in cases if case.source in ("spread", "negative")]
-    per_patient, empty = score_slices(slices, networks.liver)
-    results: Results = {
-        "networks": {
-            n.card.task: f"{n.card.name} {n.card.version}" for n in (networks.liver, networks.lesion, networks.crf)
-        },
-        "kept_out_patients": sorted({case.patient for case in cases}),
-        "liver_patients": per_patient,
-        "slices_without_liver": empty,
-        "volumes": _volumes(whole, networks),
-        "volumes_without_crf": _volumes(whole, load_networks(models_dir, Runtime(crf_backend="none"))),
-        "phantoms": _volumes(phantoms(SCORED_PHANTOMS), networks),
-        "painted": score_painted([case for case in slices if case.source == "spread"], networks.lesion),
-    }
-    liver = per_patient | {name: scores["liver"] for name, scores in results["volumes"].items()}
-    results["liver_summary"] = summary(liver)
-    lesion = {name: scores["lesion"] for name, scores in results["volumes"].items() if "lesion" in scores}
-    results["lesion_summary"] = summary(lesion) if lesion else None
-    write_atomically(models_dir / "evaluation.json", (json.dumps(results, indent=1) + "\n").encode())
+    beside: another folder of networks, whose scores become `results["beside"]`. pictures: where the worst cases are
+    drawn. Raises DataError where nobody is kept out, or where a network was trained on somebody who is.
+    """
+    judges = [Judge.of(folder) for folder in (models_dir, beside) if folder is not None]
+    people, worst = People(), {"liver": WorstCases(), "lesion": WorstCases()}
+    for case in tqdm(kept_out_cases(data), "cases kept out", disable=None):
+        name = people.name(case)
+        answers = [_answer(judge, case, name) for judge in judges]
+        _remember(worst, f"{name} ({case.name})", case, answers[0])
+        _paint(judges, case)
+    for case in phantoms(SCORED_PHANTOMS):
+        for judge in judges:
+            judge.phantom(case)
+    results = judges[0].results() | people.results()
+    if beside is not None:
+        results["beside"] = judges[1].results()
+    write_text(models_dir / "evaluation.json", json.dumps(results, indent=1) + "\n")
+    if pictures is not None:
+        for task, sheets in worst.items():
+            sheets.write(pictures / task)
     return results
 
 
-def _volumes(cases: Iterable[Case], networks: Networks) -> dict[str, Results]:
-    cascade = Cascade(networks, networks.liver.runtime)
-    return {case.name: score_volume(case, cascade) for case in cases}
+def _answer(judge: Judge, case: Case, name: str) -> Segmentation | None:
+    judge.refuse_known(case)
+    if case.source == "negative":
+        judge.negative(case)
+        return None
+    return judge.whole(name, case) if case.source in WHOLE else judge.slices(name, case)
+
+
+def _remember(worst: dict[str, WorstCases], name: str, case: Case, answer: Segmentation | None) -> None:
+    """Keep the case for the pictures: of the liver, and of the lesions if it has any that were labelled."""
+    if answer is None:
+        return
+    found_kji = answer.labels.T
+    for task, label in (("liver", 1), ("lesion", 2)):
+        if (case.labels_kji >= label).any():
+            dice = Overlap().add(found_kji >= label, case.labels_kji >= label)
+            worst[task].add(name, dice, case.hounsfield_kji, case.labels_kji, found_kji)
+
+
+def _paint(judges: list[Judge], case: Case) -> None:
+    for painted in painted_slices(case) if case.source != "negative" else ():
+        for judge in judges:
+            judge.paint(painted)

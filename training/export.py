@@ -50,6 +50,7 @@ class CardText:
     trained_on: str
     trained_with: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
     licence: str = "CC-BY-SA-4.0"
     intended_use: str = (
         "Research use on adult abdominal CT. Not a medical device: every result needs a radiologist's review."
@@ -203,7 +204,7 @@ def preprocessing_text(recipe: Recipe) -> str:
     """One sentence that says what the graph does to Hounsfield units."""
     lower, upper = recipe.window_hu
     size = f"{recipe.size}x{recipe.size}"
-    if recipe.task == "lesion":
+    if recipe.task == "lesion" and not recipe.equalise_first:
         return (
             f"inside the graph: Gaussian averages along the scan (sigma {SLAB_MM:g} mm) at {PLANES_MM} mm from the "
             f"slice, window {lower:g}..{upper:g} HU, resize to {size}, 256-level equalisation over the liver's pixels "
@@ -214,7 +215,8 @@ def preprocessing_text(recipe: Recipe) -> str:
         if recipe.equalise_first
         else f"resize to {size}, 256-level equalisation"
     )
-    return f"inside the graph: window {lower:g}..{upper:g} HU, {order}, all per slice"
+    masked = " with all but the liver black" if recipe.task == "lesion" else ""
+    return f"inside the graph: window {lower:g}..{upper:g} HU, {order}{masked}, all per slice"
 
 
 def card_of(recipe: Recipe, text: CardText) -> dict[str, str]:
@@ -232,6 +234,7 @@ def card_of(recipe: Recipe, text: CardText) -> dict[str, str]:
         "trained_on": text.trained_on,
         "trained_with": text.trained_with,
         "metrics": json.dumps(text.metrics, sort_keys=True),
+        "training": json.dumps(text.training, sort_keys=True),
         "source_commit": source_commit(),
         "licence": text.licence,
         "intended_use": text.intended_use,
@@ -260,6 +263,7 @@ def export(
 
     images: what the network sees of slices of training patients; with them `TASK-VERSION-int8.onnx` is written too.
     """
+    card_of(recipe, text)  # a gap shows itself before anything else is done
     return written(trained(recipe, checkpoint), recipe, text, models_dir, images_BCHW)
 
 
@@ -271,9 +275,9 @@ def written(
     images_BCHW: Tensor | None = None,
 ) -> Path:
     """The same of a graph at hand."""
+    card = card_of(recipe, text)
     model = graph_bytes(graph, recipe)
     check_parity(model, graph, recipe.task)
-    card = card_of(recipe, text)
     small = None if images_BCHW is None else eight_bit(model, graph.network, images_BCHW)
     models_dir.mkdir(parents=True, exist_ok=True)
     path = models_dir / f"{recipe.task}-{text.version}.onnx"

@@ -1,36 +1,55 @@
 """fit(recipe): the whole training, readable from top to bottom.
 
-Every step seeds the random numbers with (seed, step), so a run that was killed and resumed gives the weights of one
-that was not. Shapes: B slices, H rows, W columns; h, w the working size.
+Every step seeds the random numbers with (seed, step, process), and a checkpoint holds all that a step depends on: a run
+that was killed at any moment and started again gives the weights of one that was not. Shapes: B slices, H rows,
+W columns; h, w the working size.
 """
 
 from __future__ import annotations
 
-import csv
 import math
-import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
+from training import checkpoint, curves
+from training.checkpoint import Run
 from training.losses import weighted_cross_entropy, weighted_dice
 from training.networks import MixedUNet, channels_last
 from training.packs import Pack
-from training.preprocessing import LesionInput, LiverInput, resized
+from training.preprocessing import LesionInput, LiverInput, PaperLesionInput, resized
+from training.provenance import Origin
 from training.recipes import Recipe
 from training.sampling import Examples, drawn, slice_chances
 
+Prepare = LiverInput | LesionInput | PaperLesionInput
+#: Scores the averaged network after a step; what it returns is drawn beside the loss, and nothing is chosen by it.
+Watch = Callable[[int, nn.Module], float | None]
 
-def build(recipe: Recipe) -> tuple[LiverInput | LesionInput, MixedUNet]:
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where a training runs, in Fabric's words. Several devices share each batch of the recipe evenly."""
+
+    accelerator: str = "auto"
+    devices: int = 1
+    strategy: str = "auto"
+
+
+ONE_DEVICE = Hardware()
+
+
+def build(recipe: Recipe) -> tuple[Prepare, MixedUNet]:
     """The preprocessing and the untrained network of a recipe."""
-    prepare: LiverInput | LesionInput
+    prepare: Prepare
     if recipe.task == "liver":
         prepare = LiverInput(recipe.window_hu, recipe.size, equalise_first=recipe.equalise_first)
+    elif recipe.equalise_first:
+        prepare = PaperLesionInput(recipe.window_hu, recipe.size)
     else:
         prepare = LesionInput(recipe.window_hu, recipe.size)
     network = MixedUNet(
@@ -38,6 +57,11 @@ def build(recipe: Recipe) -> tuple[LiverInput | LesionInput, MixedUNet]:
         pooling=recipe.pooling, normalisation=recipe.normalisation, dropout=recipe.dropout,
     )  # fmt: skip
     return prepare, network
+
+
+def optimiser_of(recipe: Recipe, network: nn.Module) -> torch.optim.Optimizer:
+    """AdamW, which without weight decay is Adam."""
+    return torch.optim.AdamW(network.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
 
 
 def loss_of(batch: Examples, prepare: nn.Module, network: nn.Module, recipe: Recipe) -> Tensor:
@@ -73,56 +97,78 @@ def average_into(average: dict[str, Tensor], network: nn.Module, decay: float) -
             average[name].copy_(value)
 
 
-def fit(recipe: Recipe, pack: Pack, folder: Path, watch: Callable[[int, nn.Module], None] | None = None) -> Path:
-    """Train until the recipe's last step and return the checkpoint; continues from `folder/last.ckpt` if there is one.
+def seed_at(step: int, recipe: Recipe, rank: int) -> int:
+    """The seed of a step in one of the processes that train together."""
+    return recipe.seed * 1_000_003 + step + 1 + rank * 10**12
 
-    Writes `curve.csv` (step, loss, rate, seconds). `watch` scores the averaged network at each checkpoint; nothing is
-    chosen by what it says.
+
+def launched(recipe: Recipe, hardware: Hardware) -> Fabric:
+    """Fabric with all its processes running. Raises ValueError if the batch cannot be shared evenly."""
+    if recipe.batch % hardware.devices:
+        raise ValueError(f"a batch of {recipe.batch} cannot be shared by {hardware.devices} devices")
+    fabric = Fabric(
+        accelerator=hardware.accelerator,
+        strategy=hardware.strategy,
+        devices=hardware.devices,
+        precision=recipe.precision,
+    )
+    fabric.launch()
+    return fabric
+
+
+def mean_over_devices(fabric: Fabric, loss: Tensor) -> float:
+    """The loss of the whole batch."""
+    mean = fabric.all_reduce(loss.detach())
+    assert isinstance(mean, Tensor)
+    return float(mean)
+
+
+def judged(recipe: Recipe, average: dict[str, Tensor]) -> MixedUNet:
+    """A network of its own with the averaged weights, to be scored."""
+    _, network = build(recipe)
+    network.load_state_dict(average)
+    return network.eval()
+
+
+def fit(
+    recipe: Recipe,
+    pack: Pack,
+    folder: Path,
+    watch: Watch | None = None,
+    hardware: Hardware = ONE_DEVICE,
+    *,
+    allow_changes: bool = False,
+) -> Path:
+    """Train until the recipe's last step and return the checkpoint; goes on from `folder/last.ckpt` if there is one.
+
+    Writes the curves beside it. Raises RunChanged if the checkpoint is of another recipe, other data or another number
+    of devices, unless that is allowed.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    fabric = Fabric(accelerator="auto", devices=1, precision=recipe.precision)
+    fabric = launched(recipe, hardware)
     torch.manual_seed(recipe.seed)
     prepare, bare = build(recipe)
-    adam = torch.optim.AdamW(bare.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
-    network, optimiser = fabric.setup(channels_last(bare), adam)
-    average = {name: value.clone() for name, value in network.state_dict().items()}
-    state: dict[str, Any] = {"network": network, "optimiser": optimiser, "average": average, "step": 0}
-    checkpoint = folder / "last.ckpt"
-    if checkpoint.exists():
-        fabric.load(checkpoint, state)
-        average = state["average"]
-    chances = slice_chances(pack, recipe)
-    started, losses = time.monotonic(), []
-    for step in range(state["step"], recipe.steps):
-        torch.manual_seed(recipe.seed * 1_000_003 + step + 1)
-        network.train()
-        batch = {name: fabric.to_device(value) for name, value in drawn(pack, chances, recipe).items()}
-        loss = loss_of(batch, prepare, network, recipe)
-        optimiser.param_groups[0]["lr"] = rate_at(step, recipe)
-        optimiser.zero_grad()
-        fabric.backward(loss)
-        optimiser.step()
-        average_into(average, network, min(recipe.average_decay, (1 + step) / (10 + step)))
-        losses.append(float(loss.detach()))
-        if (step + 1) % recipe.checkpoint_steps == 0 or step + 1 == recipe.steps:
-            state["step"] = step + 1
-            fabric.save(folder / "next.ckpt", state)
-            (folder / "next.ckpt").replace(checkpoint)
-            note(folder, step + 1, losses, rate_at(step, recipe), time.monotonic() - started)
-            if watch is not None:
-                _, judged = build(recipe)
-                judged.load_state_dict(average)
-                watch(step + 1, judged.eval())
-            losses = []
-    return checkpoint
-
-
-def note(folder: Path, step: int, losses: list[float], rate: float, seconds: float) -> None:
-    """Add a line to the curve."""
-    path = folder / "curve.csv"
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", "loss", "rate", "seconds"])
-        writer.writerow([step, repr(float(np.mean(losses))), rate, round(seconds, 1)])
+    network, optimiser = fabric.setup(channels_last(bare), optimiser_of(recipe, bare))
+    run = Run(network, optimiser, {name: value.clone() for name, value in network.state_dict().items()})
+    checkpoint.resume(fabric, run, folder, Origin.of(recipe, pack, hardware.devices), allow_changes)
+    share, chances = replace(recipe, batch=recipe.batch // fabric.world_size), slice_chances(pack, recipe)
+    losses: list[float] = []
+    with curves.Curves(folder, run.curve, visible=fabric.is_global_zero) as drawing:
+        for step in drawing.steps(run.step, recipe.steps):
+            torch.manual_seed(seed_at(step, recipe, fabric.global_rank))
+            network.train()
+            batch = {name: fabric.to_device(value) for name, value in drawn(pack, chances, share).items()}
+            loss = loss_of(batch, prepare, network, recipe)
+            optimiser.param_groups[0]["lr"] = rate_at(step, recipe)
+            optimiser.zero_grad()
+            fabric.backward(loss)
+            optimiser.step()
+            average_into(run.average, network, min(recipe.average_decay, (1 + step) / (10 + step)))
+            losses.append(mean_over_devices(fabric, loss))
+            run.step = step + 1
+            if run.step % recipe.checkpoint_steps == 0 or run.step == recipe.steps:
+                dice = watch(run.step, judged(recipe, run.average)) if watch and fabric.is_global_zero else None
+                drawing.add(run.step, losses, rate_at(step, recipe), dice)
+                checkpoint.save(fabric, run, folder)
+                losses.clear()
+    return folder / checkpoint.NAME

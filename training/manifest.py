@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Literal
+
+from app.imaging.atomic import write_text, written_whole
 
 Task = Literal["liver", "lesion", "crf"]
 CONTRACT = "hepaseg/1"
@@ -19,13 +20,9 @@ def sha256_of(path: Path) -> str:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write and rename, so that a reader sees the old file or the new one and never half of one."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    """Write the whole file or nothing."""
+    with written_whole(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def registered(models_dir: Path) -> dict[str, dict[str, Any]]:
@@ -49,4 +46,4 @@ def register(models_dir: Path, task: Task, file: str, int8: str | None = None) -
         networks[task]["int8"] = {"file": int8, "sha256": sha256_of(models_dir / int8)}
     in_order = {name: networks[name] for name in ("liver", "lesion", "crf") if name in networks}
     text = json.dumps({"contract": CONTRACT, "networks": in_order}, indent=2) + "\n"
-    write_atomically(models_dir / MANIFEST, text.encode())
+    write_text(models_dir / MANIFEST, text)

@@ -17,9 +17,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from app.imaging.atomic import write_text
 from app.imaging.region import bounding_box
 from training.datasets import Case
 from training.preprocessing import CONTEXT_MM, PLANES_MM, SLAB_RANGE_HU, resized, slabs
+from training.stack import Stack, rows_written
 
 PACK_SIZE = 256
 #: A region beyond the liver's own box, so that augmentation can move the crop, mm.
@@ -48,14 +50,19 @@ class Entry:
 class Pack:
     """Slices ready for training: hounsfield int16 (N, P, H, W), labels uint8 (N, H, W), an entry each."""
 
-    hounsfield: npt.NDArray[np.int16]
-    labels: npt.NDArray[np.uint8]
+    hounsfield: Stack
+    labels: Stack
     entries: tuple[Entry, ...]
 
+    @classmethod
+    def of(cls, hounsfield: npt.NDArray[np.int16], labels: npt.NDArray[np.uint8], entries: tuple[Entry, ...]) -> Pack:
+        """A pack of arrays in memory."""
+        return cls(Stack([hounsfield]), Stack([labels]), entries)
+
     def chosen(self, keep: list[bool]) -> Pack:
-        """The slices for which `keep` is true, in memory."""
+        """The slices for which `keep` is true; nothing is read."""
         at = np.flatnonzero(keep)
-        return Pack(self.hounsfield[at], self.labels[at], tuple(self.entries[n] for n in at))
+        return Pack(self.hounsfield.chosen(at), self.labels.chosen(at), tuple(self.entries[n] for n in at))
 
 
 def slice_distance_mm(case: Case) -> float:
@@ -112,24 +119,27 @@ def _kept(case: Case, task: str) -> npt.NDArray[np.intp]:
 
 
 def write_pack(folder: Path, cases: Iterable[Case], task: str) -> int:
-    """Write the slices of the cases for "liver" (whole slices) or "lesion" (liver regions); returns how many."""
-    hounsfields, labels, entries = [], [], []
-    for whole in cases:
-        case = liver_region(whole) if task == "lesion" else whole
-        if case is None:
-            continue
-        rows, columns = case.labels_kji.shape[1:]
-        pixel_mm = (case.spacing_kji_mm[1] * rows / PACK_SIZE, case.spacing_kji_mm[2] * columns / PACK_SIZE)
-        hounsfield, label = on_pack_grid(case, task)
-        kept = _kept(case, task)
-        hounsfields.append(hounsfield[kept])
-        labels.append(label[kept])
-        entries += [Entry(case.name, case.patient, case.source, case.lesions_labelled, pixel_mm)] * len(kept)
+    """Write the slices of the cases for "liver" (whole slices) or "lesion" (liver regions); returns how many.
+
+    One case is in memory at a time. The index is written last: without it there is no pack.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "index.json").unlink(missing_ok=True)
+    entries: list[Entry] = []
+    with rows_written(folder / "hounsfield.npy") as hounsfields, rows_written(folder / "labels.npy") as labels:
+        for whole in cases:
+            case = liver_region(whole) if task == "lesion" else whole
+            if case is None:
+                continue
+            rows, columns = case.labels_kji.shape[1:]
+            pixel_mm = (case.spacing_kji_mm[1] * rows / PACK_SIZE, case.spacing_kji_mm[2] * columns / PACK_SIZE)
+            hounsfield, label = on_pack_grid(case, task)
+            kept = _kept(case, task)
+            hounsfields.append(hounsfield[kept])
+            labels.append(label[kept])
+            entries += [Entry(case.name, case.patient, case.source, case.lesions_labelled, pixel_mm)] * len(kept)
     if entries:
-        np.save(folder / "hounsfield.npy", np.concatenate(hounsfields))
-        np.save(folder / "labels.npy", np.concatenate(labels))
-        (folder / "index.json").write_text(json.dumps([asdict(entry) for entry in entries]))
+        write_text(folder / "index.json", json.dumps([asdict(entry) for entry in entries]))
     return len(entries)
 
 
@@ -147,4 +157,4 @@ def read_packs(root: Path, task: str) -> Pack:
         entries += [Entry(**{**entry, "pixel_mm": tuple(entry["pixel_mm"])}) for entry in stored]
     if not entries:
         raise FileNotFoundError(f"no prepared {task} slices under {root}: run `python -m training prepare` first")
-    return Pack(np.concatenate(hounsfields), np.concatenate(labels), tuple(entries))
+    return Pack(Stack(hounsfields), Stack(labels), tuple(entries))

@@ -215,3 +215,21 @@ class LesionInput(nn.Module):
         step = 50.0 * (LEVELS - 1.0) / (upper_hu - lower_hu)
         relative_BPhw = ((grey_BPhw - mean_B111) / step).clamp(-3.0, 3.0)
         return torch.cat((contrast_Bhw[:, None] * liver_B1hw, relative_BPhw * liver_B1hw, liver_B1hw), dim=1)
+
+
+class PaperLesionInput(nn.Module):
+    """HU of a slice's planes and its liver (bool) → float32 (B, 1, h, w) in -1..1.
+
+    The preprint's second stage: the steps of the first on the slice alone, and all but the liver black.
+    """
+
+    channels = 1
+
+    def __init__(self, window_hu: tuple[float, float], size: int) -> None:
+        super().__init__()
+        self.window_hu, self.size = window_hu, size
+
+    def forward(self, planes_BPHW: Tensor, liver_BHW: Tensor) -> Tensor:
+        """(B, P, H, W) HU and (B, H, W) liver → (B, 1, h, w)."""
+        grey_BHW = equalised(windowed(planes_BPHW[:, 0], *self.window_hu)) * liver_BHW
+        return resized(grey_BHW[:, None], (self.size, self.size)) / 127.5 - 1.0

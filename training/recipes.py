@@ -44,6 +44,7 @@ class Recipe:
         ("lits", 0.17),
         ("negative", 0.28),
         ("phantom", 0.1),
+        ("pairs", 0.6),
     )
     unlabelled_weight: float = 0.1
     roi_margin_mm: float = 10.0
@@ -62,18 +63,19 @@ def default(task: Task = "liver") -> Recipe:
             rotation_deg=25.0, scale=(0.75, 1.3), shift=0.06, mirror=True, liver_offset_hu=10.0,
             fatty=0.0, unenhanced=0.1, shading_hu=12.0, noise_hu=25.0, field_of_view=0.0, arms=0.0, lesions=0.5,
         ),
-        shares=(("spread", 0.3), ("lits", 0.6), ("phantom", 0.1)),
+        shares=(("spread", 0.3), ("lits", 0.6), ("phantom", 0.1), ("pairs", 0.6)),
     )  # fmt: skip
 
 
 def paper(task: Task = "liver") -> Recipe:
     """The preprint row by row: 96x96, cross entropy, Adam 1e-5, batch 32, 20 epochs of its images, dropout 0.5."""
     images = 30_600 if task == "liver" else 35_550
+    labelled = (("lits", 1.0), ("pairs", 1.0))
     return Recipe(
         "paper", task, window_hu=(-100.0, 300.0), size=96, equalise_first=True, width=64, normalisation="none",
         dropout=0.5, loss="cross entropy", learning_rate=1e-5, weight_decay=0.0, cosine=False, average_decay=0.0,
         batch=32, steps=20 * images // 32, precision="32-true", augmentation=PAPER,
-        shares=(("lits", 1.0), ("spread", 1.0)),
+        shares=labelled if task == "lesion" else (*labelled, ("spread", 1.0)),
     )  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional
 from training.augmentation import augmented, blurred
 from training.packs import SINGLE_SLICES, Pack
 from training.recipes import Recipe
+from training.split import DataError
 from training.synthesis import Where
 
 Examples = dict[str, Tensor]
@@ -31,7 +32,8 @@ def slice_chances(pack: Pack, recipe: Recipe) -> Tensor:
         patients[source] = patients.get(source, 0) + 1
     chances = [shares.get(source, 0.0) / patients[source] / slices[(source, patient)] for source, patient in keys]
     if sum(chances) <= 0.0:
-        raise ValueError(f"none of the sources {sorted(shares)} has slices")
+        there = ", ".join(sorted(patients)) or "nothing"
+        raise DataError(f"the recipe draws from {', '.join(shares)}; to be trained on there is {there}")
     return torch.tensor(chances, dtype=torch.float64)
 
 

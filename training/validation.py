@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from training.loop import build
+from training.loop import Watch, build
 from training.networks import MixedUNet, channels_last
 from training.packs import Pack
 from training.preprocessing import resized
@@ -63,7 +63,7 @@ def overlaps_at(
     rows: dict[float, list[Overlap]] = {threshold: [] for threshold in thresholds}
     for start in range(0, len(pack.entries), BATCH):
         part = slice(start, start + BATCH)
-        labels = torch.from_numpy(np.ascontiguousarray(pack.labels[part]))
+        labels = torch.from_numpy(pack.labels[part])
         hounsfield = torch.from_numpy(pack.hounsfield[part].astype(np.float32))
         probability = probabilities(network, hounsfield, labels >= 1, recipe)
         true = labels >= truth_from
@@ -98,6 +98,19 @@ def dice_per_patient(rows: list[Overlap]) -> dict[str, float]:
         total[1] += found
         total[2] += true
     return {patient: 2 * s / (f + t) for patient, (s, f, t) in sums.items() if t > 0}
+
+
+def watcher(pack: Pack, recipe: Recipe, count: int) -> Watch:
+    """Mean Dice per patient at threshold 0.5 on `count` slices spread over the pack, for the curve of a training."""
+    at = np.linspace(0, len(pack.entries) - 1, min(count, len(pack.entries))).round().astype(int).tolist()
+    few = pack.chosen([n in at for n in range(len(pack.entries))])
+
+    def watch(_step: int, network: nn.Module) -> float | None:
+        assert isinstance(network, MixedUNet)
+        scores = dice_per_patient(overlaps(network, few, recipe))
+        return float(np.mean(list(scores.values()))) if scores else None
+
+    return watch
 
 
 def empty_slices_left_empty(rows: list[Overlap]) -> float:

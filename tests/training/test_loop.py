@@ -12,7 +12,7 @@ from training.packs import read_packs
 from training.recipes import default, paper, smoke
 from training.validation import dice_per_patient, overlaps
 
-pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
+pytestmark = [pytest.mark.training, pytest.mark.timeout(1800), pytest.mark.filterwarnings("ignore")]
 
 
 def weights(checkpoint):
