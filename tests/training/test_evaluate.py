@@ -9,10 +9,16 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch")
 
 from PIL import Image
 
+from app.imaging.nifti import write_labels, write_volume
+from app.inference.manifest import load_networks
+from app.inference.session import Runtime
+from tests.analytic_networks import lesion_graph, liver_graph, phantom_models, write_models
+from training import evaluate as evaluation
 from training.datasets import Case
-from training.evaluation_card import Column, painted_part
+from training.evaluation_card import Column, painted_part, write_cards
 from training.judge import Overlap, lesions_found, summary
 from training.painted import Painted, PaintedScore, painted_slices, size_class
+from training.phantom import LIVER_RANGE_HU, abdomen
 from training.sheets import WorstCases
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
@@ -118,6 +124,67 @@ def test_the_worst_cases_are_kept_and_the_slices_with_most_wrong_in_them(tmp_pat
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["01-0.300-poor_patient.png", "02-0.600-fair.png"]
     assert 5 in worst.sheets[0].numbers
     assert all(Image.open(path).size == (900, 960) for path in written)
+
+
+@pytest.fixture(scope="module")
+def exact(tmp_path_factory):
+    """Networks that segment phantoms without noise exactly, worse ones, and data: own pairs, slices, negatives."""
+    place = tmp_path_factory.mktemp("exact")
+    phantom_models(place / "models")
+    half = liver_graph(LIVER_RANGE_HU, blind_on_the_left=True)
+    write_models(place / "worse", liver=half, lesion=lesion_graph((0, 1)))
+    for name in ("images", "labels"):
+        (place / "data" / name).mkdir(parents=True)
+    stacks = []
+    for seed in range(4):
+        phantom = abdomen(seed, (96, 96, 16), (4.0, 4.0, 12.0), noise_hu=0)
+        write_volume(place / f"data/images/p{seed}.nii.gz", phantom.volume)
+        write_labels(place / f"data/labels/p{seed}.nii.gz", phantom.truth.labels, phantom.truth.geometry)
+        volume, truth = phantom.volume.reoriented("LPS"), phantom.truth.reoriented("LPS")
+        stacks.append((volume.voxels.T[4:9], truth.liver.T[4:9]))
+    hounsfield = np.concatenate([stack for stack, _ in stacks] + [np.full((3, 96, 96), -1000, np.int16)])
+    liver = np.concatenate([mask for _, mask in stacks] + [np.zeros((3, 96, 96), bool)]).astype(np.uint8)
+    patients = np.repeat(["LiTS003", "LiTS005", "LiTS000", "LiTS001", "nbia_chest_1"], [5, 5, 5, 5, 3])
+    np.savez(place / "data/slices.npz", hounsfield=hounsfield, liver=liver, patient=patients, volume=patients)
+    return place
+
+
+@pytest.fixture(scope="module")
+def scored(exact):
+    patch = pytest.MonkeyPatch()
+    patch.setattr(evaluation, "SCORED_PHANTOMS", ())
+    yield evaluation.evaluate(exact / "models", exact / "data", exact / "worse", exact / "worst")
+    patch.undo()
+
+
+def test_exact_networks_score_one_on_everybody_who_is_kept_out_and_on_nobody_else(scored):
+    assert scored["kept_out"] == {"negative": 1, "pairs": 1, "spread": 2}
+    assert scored["kept_out_patients"] == ["lits-3", "lits-5", "nbia_chest_1"]
+    assert set(scored["liver_patients"]) == {"LiTS003", "LiTS005"}
+    own = scored["volumes"]["own scan 1"]
+    assert own["liver"] == own["lesion"] == 1.0
+    assert (own["lesions_found"], own["false_marks"]) == (own["lesions"], 0)
+    assert (own["liver_agreement"]["hd95_mm"], own["liver_agreement"]["voe"]) == (0.0, 0.0)
+    assert scored["slices_without_liver"]["slices"] == [3, 3]
+    assert scored["liver_summary"]["worst"] == scored["liver_dice_of_all_voxels"] == 1.0
+
+
+def test_worse_networks_beside_them_score_less_on_the_same_cases(scored):
+    beside = scored["beside"]
+    assert beside["liver_summary"]["cases"] == scored["liver_summary"]["cases"] == 3
+    assert beside["liver_summary"]["mean"] < 0.95
+    assert beside["volumes"]["own scan 1"]["lesions_found"] == 0
+    assert beside["painted"]["all sizes"]["painted"] == scored["painted"]["all sizes"]["painted"] > 0
+
+
+def test_the_readme_has_both_columns_and_the_cards_their_scores(exact, scored):
+    write_cards(exact / "models", scored, exact / "worse")
+    text = (exact / "models" / "README.md").read_text()
+    assert "| own scan 1 (whole volume) | 1.000 | 0." in text
+    networks = load_networks(exact / "models", Runtime(threads=1))
+    assert networks.liver.card.metrics["dice"] == scored["liver_summary"]
+    assert networks.lesion.card.metrics["painted"]["all sizes"] == scored["painted"]["all sizes"]
+    assert all(network.sha256 in text for network in networks)
 
 
 def test_where_nothing_was_painted_the_card_says_so():

@@ -169,5 +169,5 @@ def test_a_lesion_network_is_not_exported_before_the_liver_network_it_works_behi
 
 def test_a_run_is_not_gone_on_with_by_another_recipe(place):
     arguments = ["train", "default", "--cache", str(place / "pack"), "--runs", str(place / "runs"), "--steps", "91"]
-    with pytest.raises(SystemExit, match=r"recipe.width was 8, is 16"):
+    with pytest.raises(SystemExit, match=r"recipe.size was 64, is 192"):
         training.main(arguments)
