@@ -1,7 +1,8 @@
 """Seconds and peak memory of whole scans, ours and others', in one run: `make bench`.
 
-Each measurement is a process of its own, so that peak memory is that pipeline's alone. The peers: a naive pipeline, what
-a user would write (`naive.py`), and networks that look at cubes (`volumetric.py`), extrapolated from timed windows.
+Each measurement is a process of its own, so that peak memory is that pipeline's alone. The peers: a naive pipeline,
+what a user would write (`naive.py`), and networks that look at cubes (`volumetric.py`), extrapolated from timed
+windows.
 `--quick` takes one small scan and leaves out the cubes; `--write` puts table and picture into docs/benchmarks.md.
 Exits with 1 where a promise is not kept on this machine, and says by how much.
 """
