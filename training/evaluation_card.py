@@ -161,8 +161,8 @@ def limits(column: Column) -> str:
     with_lesions = sum("lesion" in scores for scores in column.results["volumes"].values())
     lines = [
         f"- The liver network sees: {column.cards['liver'].preprocessing}. What lies outside the window is invisible.",
-        "- The liver network judges a slice alone: its neighbours correct it only through the largest component and the "
-        "CRF. A dark lesion at the liver's edge may be left out of the liver, and no lesion network sees it then.",
+        "- The liver network judges a slice alone: its neighbours correct it through largest component and CRF only.",
+        "- A dark lesion at the edge may be left out of the liver, and the lesion network never sees it then.",
         f"- The lesion network learnt {lesions_in_words(data)}." if data else "",
         f"- It was scored on {with_lesions} kept-out patients with labelled lesions: treat marks as hints.",
         "- Most training livers are portal-venous and come from LiTS." if sources & {"lits", "spread"} else "",
