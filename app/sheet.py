@@ -17,31 +17,35 @@ from app.report import LesionReport, Report
 
 NOTICE = "Research use only. Not a medical device; not for diagnosis or treatment."
 
-_STYLE = """
-@page { size: A4; margin: 12mm }
+PAGE_STYLE = """
+@page { size: A4; margin: 11mm 12mm }
 * { box-sizing: border-box }
-body { font: 12px/1.4 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; color: #16202a; background: #fff;
+body { font: 11.5px/1.35 system-ui, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; color: #16202a; background: #fff;
   max-width: 210mm; margin: 0 auto; padding: 10mm 12mm; font-variant-numeric: tabular-nums }
 header { display: flex; justify-content: space-between; align-items: baseline; border-bottom: 2px solid #0b7285 }
 h1 { font-size: 20px; margin: 0 0 4px; letter-spacing: -.01em } h1 span { color: #0b7285 }
-h2 { font-size: 11px; text-transform: uppercase; letter-spacing: .06em; color: #51606e; margin: 11px 0 3px }
-.key { display: flex; gap: 10px; margin: 12px 0 }
-.key div { flex: 1; border: 1px solid #d5dde3; border-radius: 6px; padding: 6px 10px }
+h2 { font-size: 11px; text-transform: uppercase; letter-spacing: .06em; color: #51606e; margin: 9px 0 2px }
+.key { display: flex; gap: 10px; margin: 9px 0 }
+.key div { flex: 1; border: 1px solid #d5dde3; border-radius: 6px; padding: 4px 10px }
 .key b { display: block; font-size: 19px } .key span, .small { color: #51606e; font-size: 11px }
-img { display: block; height: 118mm; max-width: 100%; margin: 0 auto; object-fit: contain; border-radius: 6px }
+img { display: block; width: 100%; border-radius: 6px; background: #000 }
 table { border-collapse: collapse; width: 100% }
 th { font-weight: 600; color: #51606e; text-align: right; white-space: nowrap }
-th, td { padding: 2px 8px; border-bottom: 1px solid #e4eaee; text-align: right }
-th:first-child, td:first-child { text-align: left }
-.columns { display: flex; gap: 18px } .columns > div { flex: 1; min-width: 0 }
-p { margin: 3px 0 }
-ul { margin: 4px 0; padding-left: 18px }
-.mono { font-family: ui-monospace, monospace; font-size: 10px; word-break: break-all }
-footer { margin-top: 10px; padding-top: 5px; border-top: 1px solid #d5dde3; font-weight: 600 }
+th, td { padding: 1.5px 8px; border-bottom: 1px solid #e4eaee; text-align: right }
+th:first-child, td:first-child { text-align: left; padding-left: 2px }
+th:last-child, td:last-child { padding-right: 2px }
+.columns { display: flex; gap: 22px } .columns > div { flex: 1; min-width: 0 }
+p { margin: 2px 0 }
+ul { margin: 2px 0; padding-left: 16px }
+.mono { font-family: ui-monospace, monospace; font-size: 9.5px; word-break: break-all }
+footer { margin-top: 8px; padding-top: 4px; border-top: 1px solid #d5dde3; font-weight: 600 }
+a { color: #0b7285 }
+.scans { margin-top: 10px } .scans td, .scans th { padding: 4px 8px } .scans .said { text-align: left; color: #51606e }
 tr, .key, img { break-inside: avoid }
-@media print { body { padding: 0; max-width: none } * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
+@media print { body { padding: 0 1px; max-width: none }
+  * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 """
-_STYLE_HASH = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+_STYLE_HASH = base64.b64encode(hashlib.sha256(PAGE_STYLE.encode()).digest()).decode()
 
 #: No script at all, no address but the picture within the page itself.
 SHEET_POLICY = (
@@ -59,7 +63,7 @@ _COLUMNS = (
 )
 
 #: The most lesions that are listed; the page says how many more there are.
-MOST_ROWS = 12
+MOST_ROWS = 10
 
 
 def write_sheet(folder: Path) -> Path:
@@ -76,15 +80,14 @@ def sheet_html(report: Report, preview_png: bytes, *, job_id: str = "", made_at:
     when = "" if made_at is None else f" · {made_at:%Y-%m-%d %H:%M} UTC"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Hepaseg report</title><style>{_STYLE}</style></head><body>
+<title>Hepaseg report</title><style>{PAGE_STYLE}</style></head><body>
 <header><h1><span>Hepaseg</span> liver report</h1><span class="small">{_text(job_id)}{when}</span></header>
 {_key_numbers(report)}
 <img alt="Key slices with the outlines of liver and lesions" src="data:image/png;base64,{picture}">
 <h2>Lesions</h2>{_lesions(report)}
 {_agreement(report.agreement)}
 <div class="columns"><div><h2>Quality</h2>{_findings(report)}</div>
-<div><h2>Scan</h2>{_scan(report)}</div></div>
-<h2>Networks</h2>{_networks(report)}
+<div><h2>Scan and networks</h2>{_scan(report)}{_networks(report)}</div></div>
 <footer>{NOTICE}</footer>
 </body></html>
 """
@@ -128,9 +131,9 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _key_numbers(report: Report) -> str:
     mean = "–" if report.liver.mean_hu is None else f"{report.liver.mean_hu:.0f} HU"
-    cut = " · reaches the edge of the scan" if report.liver.touches_border else ""
+    cut = ", may be cut off" if report.liver.touches_border else ""
     boxes = (
-        (f"{report.liver.volume_ml:.0f} ml", f"liver with lesions, mean {mean}{cut}"),
+        (f"{report.liver.volume_ml:.0f} ml", f"liver, mean {mean}{cut}"),
         (str(report.lesion_count), "lesions" if report.lesion_count != 1 else "lesion"),
         (f"{report.lesion_volume_ml:.2f} ml", "lesions together"),
         (f"{100 * report.lesion_burden:.2f} %", "of the liver is lesion"),
@@ -165,8 +168,8 @@ def _agreement(agreement: Agreement | None) -> str:
         return ""
     rows = []
     for name, mask in (("Liver", agreement.liver), ("Lesions", agreement.lesion)):
-        values = (mask.dice, mask.voe, mask.rvd, mask.assd_mm, mask.hd95_mm)
-        rows.append((name, *("–" if value is None else f"{value:.3f}" for value in values)))
+        shares = (_number(value, "{:.3f}") for value in (mask.dice, mask.voe, mask.rvd))
+        rows.append((name, *shares, *(_number(mm, "{:.2f}") for mm in (mask.assd_mm, mask.hd95_mm))))
     found = agreement.lesion.by_lesion
     return (
         "<h2>Against the reference</h2>"
@@ -174,6 +177,10 @@ def _agreement(agreement: Agreement | None) -> str:
         + f'<p class="small">{found.found_count} of {found.reference_count} lesions of the reference were found; '
         f"{found.true_count} of {found.predicted_count} that were found are in the reference.</p>"
     )
+
+
+def _number(value: float | None, how: str) -> str:
+    return "–" if value is None else how.format(value)
 
 
 def _findings(report: Report) -> str:

@@ -5,11 +5,12 @@ import pytest
 from PIL import Image
 
 from app.imaging.volume import Segmentation, Volume
-from app.preview import COLUMNS, LESION_COLOUR, LIVER_COLOUR, ROWS, TILE_PX, write_preview
+from app.preview import COLUMNS, LESION_COLOUR, LIVER_COLOUR, NUMBER_COLOUR, ROWS, TILE_PX, write_preview
 from tests.toy_grids import ORIENTATIONS, labelled, oblique, scan_of
 from training.phantom import abdomen
 
-SHEET = (slice(0, ROWS * TILE_PX), slice(0, COLUMNS * TILE_PX))
+WIDTH, HEIGHT = TILE_PX
+SHEET = (slice(0, ROWS * HEIGHT), slice(0, COLUMNS * WIDTH))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def test_the_liver_is_green_on_the_left_of_each_tile_and_lesions_are_red(tmp_pat
     picture = drawn(tmp_path / "preview.png", phantom.volume, phantom.truth)
     _, x = np.nonzero(where(picture, LIVER_COLOUR))
     assert len(x) > 1000
-    assert np.mean(x % TILE_PX) < 0.42 * TILE_PX
+    assert np.mean(x % WIDTH) < 0.42 * WIDTH
     assert where(picture, LESION_COLOUR).sum() > 100
 
 
@@ -50,25 +51,54 @@ def test_pixels_are_square_in_mm(tmp_path):
     labels[10:20, 40:80, 1:5] = 1
     segmentation = labelled(labels, oblique(labels.shape, (4.0, 1.0, 5.0), (0, 0, 0)))
     green = where(drawn(tmp_path / "p.png", scan_of(segmentation), segmentation), LIVER_COLOUR)
-    y, x = np.nonzero(green[:TILE_PX, :TILE_PX])
+    y, x = np.nonzero(green[:HEIGHT, :WIDTH])
     assert np.ptp(x) == pytest.approx(np.ptp(y), abs=6)
-    assert np.ptp(x) == pytest.approx(TILE_PX / 3, abs=6)
+    assert np.ptp(x) == pytest.approx(HEIGHT / 3, abs=6)
 
 
-def test_the_largest_lesion_is_shown_even_if_it_is_a_single_voxel(tmp_path):
-    labels = np.zeros((512, 300, 40), np.uint8)
-    labels[100:300, 50:200, 3:37] = 1
-    labels[200, 100, 29] = 2
-    segmentation = labelled(labels, oblique(labels.shape, (0.7, 0.7, 3.0), (0, 0, 0)))
-    picture = drawn(tmp_path / "p.png", scan_of(segmentation), segmentation)
-    assert where(picture, LESION_COLOUR).any()
+def test_the_body_fills_its_tile_however_much_air_is_around_it(tmp_path, phantom):
+    voxels = np.pad(phantom.volume.voxels, ((40, 20), (30, 50), (0, 0)), constant_values=-1000)
+    labels = np.pad(phantom.truth.labels, ((40, 20), (30, 50), (0, 0)))
+    geometry = oblique(voxels.shape, phantom.volume.geometry.spacing_mm, (0, 0, 0))
+    in_air = Volume(np.asfortranarray(voxels), geometry), Segmentation(np.asfortranarray(labels), geometry)
+    expected = drawn(tmp_path / "a.png", phantom.volume, phantom.truth)
+    shown = drawn(tmp_path / "b.png", *in_air)
+    sizes = [np.ptp(np.nonzero(where(each, LIVER_COLOUR)[:HEIGHT, :WIDTH]), axis=1) for each in (expected, shown)]
+    np.testing.assert_allclose(sizes[1], sizes[0], rtol=0.06)
+
+
+def test_a_liver_outside_what_looks_like_a_body_is_shown_too(tmp_path):
+    labels = np.zeros((60, 60, 6), np.uint8)
+    labels[2:12, 2:12] = 1
+    voxels = np.full(labels.shape, -1000)
+    voxels[30:58, 30:58] = 40
+    segmentation = labelled(labels, oblique(labels.shape, (3.0, 3.0, 5.0), (0, 0, 0)))
+    assert where(drawn(tmp_path / "p.png", scan_of(segmentation, voxels), segmentation), LIVER_COLOUR).any()
+
+
+def test_numbers_do_not_lie_upon_each_other(tmp_path):
+    alone = np.zeros((120, 120, 3), np.uint8)
+    alone[10:110, 10:110] = 1
+    alone[40:43, 40:43] = 2
+    crowded = alone.copy()
+    crowded[42, 44] = crowded[90:92, 90:92] = 2
+    written = []
+    for labels in (alone, crowded):
+        segmentation = labelled(labels, oblique(labels.shape, (2.5, 2.5, 5.0), (0, 0, 0)))
+        picture = drawn(tmp_path / "p.png", scan_of(segmentation), segmentation)
+        written.append(where(picture, NUMBER_COLOUR)[:HEIGHT, :WIDTH])
+    # The large one and the distant one have their numbers; that of the small one would lie on the large one's.
+    half = WIDTH // 2
+    assert written[0].any()
+    np.testing.assert_array_equal(written[1][:, :half], written[0][:, :half])
+    assert written[1][:, half:].any()
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 200, 2), (40, 2, 9)])
 def test_any_grid_gets_a_picture_with_or_without_a_liver(tmp_path, shape):
     for fill in (0, 2):
         segmentation = labelled(np.full(shape, fill))
-        assert drawn(tmp_path / "p.png", scan_of(segmentation), segmentation).shape[1] == COLUMNS * TILE_PX
+        assert drawn(tmp_path / "p.png", scan_of(segmentation), segmentation).shape[1] == COLUMNS * WIDTH
 
 
 def test_the_window_does_not_overflow(tmp_path):
@@ -77,5 +107,8 @@ def test_the_window_does_not_overflow(tmp_path):
     geometry = oblique(voxels.shape, (1.0, 1.0, 1.0), (0, 0, 0))
     nothing = Segmentation(np.zeros(voxels.shape, np.uint8, order="F"), geometry)
     picture = drawn(tmp_path / "p.png", Volume(voxels, geometry), nothing)
-    assert picture[100, 40:150].max() <= 5
-    assert picture[100, 230:340].min() >= 250
+    row = picture[HEIGHT // 2 - 20, :WIDTH]
+    black, white = row.max(axis=-1) <= 5, row.min(axis=-1) >= 250
+    # 10 of 20 mm are white at 17 pixels a mm, and between them and the black lies one voxel at most.
+    assert white.sum() == pytest.approx(10 * HEIGHT / 20, abs=HEIGHT / 20)
+    assert (black | white).sum() >= WIDTH - HEIGHT / 20
