@@ -5,6 +5,7 @@ inference/   voxels to labels: ONNX networks, the dense CRF, the cascade
 quality.py   is this an abdominal CT, and is the answer plausible
 report.py    what is measured; agreement.py, matching.py: against a reference; preview.py: the picture
 evaluation/  a whole test set against its references
+sheet.py     a page over one result, overview.py over many; web/ is the page in the browser
 pipeline.py  read → quality → segment → measure → write
 dicom/       SEG and SR; node.py and web.py take series from a PACS, outbox.py sends results until they are accepted
 jobs/        the durable queue: table, lease, worker

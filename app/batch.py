@@ -6,22 +6,24 @@ import csv
 import errno
 import io
 import json
-from collections.abc import Callable, Iterable
+import webbrowser
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
+from app.console import progress_bar, show_report
 from app.errors import HepasegError, InputError, InvalidReference, InvalidRequest, StorageFull
 from app.imaging.atomic import write_text
 from app.imaging.scan import probe_scan
+from app.overview import write_overview
+from app.sheet import write_sheet
 
 if TYPE_CHECKING:
-    from app.agreement import Agreement
     from app.inference.cascade import Cascade
+    from app.pipeline import Progress
     from app.report import Report
     from app.settings import Settings
 
@@ -75,10 +77,11 @@ def find_cases(
     return cases
 
 
-def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: bool = False) -> int:
+def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: bool = False, show: bool = False) -> int:
     """Segment each case with the same networks; returns how many failed, having said why for each.
 
-    For several cases `output/summary.json` says what became of each.
+    For several cases `output/summary.json`, `.csv` and `.html` say what became of each. show: open the page in a
+    browser at the end, of one scan its sheet, of several the summary.
     """
     from app.inference.cascade import Cascade
     from app.inference.manifest import load_networks
@@ -87,46 +90,55 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
     cascade = Cascade(load_networks(settings.models_dir, runtime), runtime)
     console = Console(stderr=True)
     summary: list[dict[str, object]] = []
-    for case in cases:
+    for n, case in enumerate(cases, start=1):
+        title = case.name if len(cases) == 1 else f"{n}/{len(cases)} {case.name}"
         try:
-            report = _segment(case, cascade, settings, console, quiet=quiet)
+            with progress_bar(console, title, quiet=quiet) as tell:
+                report = _segment(case, cascade, settings, tell)
         except HepasegError as error:
             console.print(f"{case.name}: {sentence(error)}", style="red", markup=False, soft_wrap=True)
             summary.append({"name": case.name, "status": "failed", "code": error.code, "detail": error.detail})
         else:
             summary.append({"name": case.name, "status": "succeeded", **row_of(report)})
+            if not quiet:
+                _show(case, report)
     failed = sum(each["status"] == "failed" for each in summary)
     if len(cases) > 1:
         _write_summary(output, summary)
         console.print(f"{len(cases) - failed} of {len(cases)} scans segmented, {failed} failed.")
+    page = output / ("sheet.html" if len(cases) == 1 else "summary.html")
+    if show and page.exists() and not webbrowser.open(page.resolve().as_uri()):
+        console.print(f"There is no browser here that could be opened. The page: {page}", markup=False, soft_wrap=True)
     return failed
 
 
-def _segment(case: Case, cascade: Cascade, settings: Settings, console: Console, *, quiet: bool) -> Report:
+def _segment(case: Case, cascade: Cascade, settings: Settings, tell: Progress) -> Report:
     from app.pipeline import Request, run
 
+    request = Request(
+        case.scan,
+        case.reference,
+        case.output,
+        settings.limits(),
+        case.series_uid,
+        settings.dicom_form(),
+        settings.split_lesions,
+    )
     try:
-        with _progress_bar(console, case.name, quiet=quiet) as tell:
-            case.output.parent.mkdir(parents=True, exist_ok=True)
-            request = Request(
-                case.scan,
-                case.reference,
-                case.output,
-                settings.limits(),
-                case.series_uid,
-                settings.dicom_form(),
-                settings.split_lesions,
-            )
-            report = run(request, cascade, tell)
+        case.output.parent.mkdir(parents=True, exist_ok=True)
+        report = run(request, cascade, tell)
+        write_sheet(case.output)
     except OSError as error:
         kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else InvalidRequest
         raise kind(f"{error.strerror}: the results could not be written to {case.output}.") from error
-    if not quiet:
-        shown = Console()
-        shown.print(case.name, style="bold", markup=False)
-        show_report(shown, report)
-        shown.print(f"Written to {case.output}", markup=False, soft_wrap=True)
     return report
+
+
+def _show(case: Case, report: Report) -> None:
+    shown = Console()
+    shown.print(case.name, style="bold", markup=False)
+    show_report(shown, report)
+    shown.print(f"Written to {case.output}", markup=False, soft_wrap=True)
 
 
 def sentence(error: HepasegError) -> str:
@@ -151,7 +163,7 @@ def row_of(report: Report) -> dict[str, object]:
 
 
 def _write_summary(folder: Path, rows: list[dict[str, object]]) -> None:
-    """summary.json and summary.csv, a row per scan."""
+    """summary.json, summary.csv and summary.html, a row per scan."""
     write_text(folder / "summary.json", json.dumps(rows, indent=2) + "\n")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()
@@ -159,77 +171,7 @@ def _write_summary(folder: Path, rows: list[dict[str, object]]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / "summary.csv", table.getvalue())
-
-
-def show_report(console: Console, report: Report) -> None:
-    """Print volumes, a row per lesion, the agreement with the reference, and what was noticed."""
-    liver = report.liver
-    console.print(
-        f"Liver {liver.volume_ml:.1f} ml · lesions {report.lesion_count}, {report.lesion_volume_ml:.2f} ml, "
-        f"{100 * report.lesion_burden:.2f} % of the liver · {report.timings_s.total:.1f} s"
-    )
-    if report.lesions:
-        console.print(_lesion_table(report))
-    if report.agreement is not None:
-        console.print(_agreement_table(report.agreement))
-        by_lesion = report.agreement.lesion.by_lesion
-        console.print(
-            f"{by_lesion.found_count} of the reference's {by_lesion.reference_count} lesions found; "
-            f"{by_lesion.predicted_count - by_lesion.true_count} of {by_lesion.predicted_count} marks lie on none"
-        )
-    for finding in report.quality.findings:
-        if finding.severity != "info":
-            console.print(f"{finding.code}: {finding.detail}", style="yellow", markup=False, soft_wrap=True)
-
-
-def _lesion_table(report: Report) -> Table:
-    table = Table("lesion", title=None)
-    for heading in ("ml", "longest\nmm", "across\nmm", "mean\nHU", "centroid\nRAS mm", "at\nborder"):
-        table.add_column(heading, justify="right")
-    for lesion in report.lesions:
-        table.add_row(
-            str(lesion.id),
-            f"{lesion.volume_ml:.2f}",
-            f"{lesion.longest_axial_diameter_mm:.1f}",
-            f"{lesion.perpendicular_diameter_mm:.1f}",
-            "–" if lesion.mean_hu is None else f"{lesion.mean_hu:.0f}",
-            " ".join(f"{x:.0f}" for x in lesion.centroid_mm),
-            "yes" if lesion.touches_border else "no",
-        )
-    return table
-
-
-def _agreement_table(agreement: Agreement) -> Table:
-    table = Table("against the\nreference")
-    for heading in ("Dice", "VOE", "RVD", "ASSD\nmm", "HD95\nmm"):
-        table.add_column(heading, justify="right")
-    for name in ("liver", "lesion"):
-        row = getattr(agreement, name)
-        values = (row.dice, row.voe, row.rvd, row.assd_mm, row.hd95_mm)
-        table.add_row(name, *("–" if v is None else f"{v:.3f}" for v in values))
-    return table
-
-
-class _progress_bar:  # noqa: N801 - reads as a statement
-    """A bar with the stage on stderr; as a context it gives the pipeline's `Progress`."""
-
-    def __init__(self, console: Console, name: str, *, quiet: bool) -> None:
-        columns = (
-            TextColumn("{task.fields[case]}"),
-            TextColumn("{task.description:8}"),
-            BarColumn(),
-            TimeElapsedColumn(),
-        )
-        self._bar = Progress(*columns, console=console, transient=True, disable=quiet)
-        self._name = name
-
-    def __enter__(self) -> Callable[[str, float], None]:
-        self._bar.start()
-        task = self._bar.add_task("read", total=1.0, case=self._name)
-        return lambda stage, fraction: self._bar.update(task, description=stage, completed=fraction)
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+    write_overview(folder / "summary.html", rows)
 
 
 def _keep_what_was_given(case: Case) -> None:

@@ -29,12 +29,13 @@ def main() -> None:
 @main.command()
 @click.option("--host", help="Address to listen on (HEPASEG_HOST).")
 @click.option("--port", type=int, help="Port to listen on (HEPASEG_PORT).")
-def serve(host: str | None, port: int | None) -> None:
+@click.option("--open", "show", is_flag=True, help="Show the service's page in the browser once it listens.")
+def serve(host: str | None, port: int | None, show: bool) -> None:
     """Run the service: HTTP and one worker, with a database and a folder on local disk."""
     from app.main import serve as run_service
 
     with _errors_as_messages():
-        run_service(_settings(host=host, port=port))
+        run_service(_settings(host=host, port=port), on_listening=_show_page if show else None)
 
 
 @main.command()
@@ -64,7 +65,8 @@ def dicom_node() -> None:
 @click.option("--threads", type=click.IntRange(0), help="0 takes all cores (HEPASEG_THREADS).")
 @click.option("--models", type=EXISTING, help="Folder with manifest.json (HEPASEG_MODELS_DIR).")
 @click.option("-q", "--quiet", is_flag=True, help="No progress bar and no table.")
-def segment(  # noqa: PLR0913 - one argument for each option of the command
+@click.option("--open", "show", is_flag=True, help="Show the page of the result in the browser at the end.")
+def segment(  # noqa: PLR0913, PLR0917 - one argument for each option of the command
     inputs: tuple[Path, ...],
     output: Path,
     reference: Path | None,
@@ -73,10 +75,12 @@ def segment(  # noqa: PLR0913 - one argument for each option of the command
     threads: int | None,
     models: Path | None,
     quiet: bool,
+    show: bool,
 ) -> None:
     """Segment one or more scans without a server. A folder stands for every scan in it.
 
-    One scan: its files go straight to the output folder; several: each gets a folder of its own there.
+    One scan: its files go straight to the output folder; several: each gets a folder of its own there. sheet.html is a
+    page for people; of several scans, summary.html is one over them.
     Exits with 0 if all went well, 1 if a scan failed, 2 if the command was wrong.
     """
     from app.batch import find_cases, segment_all
@@ -84,7 +88,7 @@ def segment(  # noqa: PLR0913 - one argument for each option of the command
     with _errors_as_messages():
         cases = find_cases(inputs, reference, output, series)
         settings = _settings(crf_backend=crf_backend, threads=threads, models_dir=models)
-        failed = segment_all(cases, output, settings, quiet=quiet)
+        failed = segment_all(cases, output, settings, quiet=quiet, show=show)
     sys.exit(1 if failed else 0)
 
 
@@ -132,6 +136,13 @@ def models(models: Path | None) -> None:
         for network in load_networks(settings.models_dir, settings.runtime()):
             click.echo(network.card.model_dump_json(indent=2))
             click.echo(f"sha256 {network.sha256}")
+
+
+def _show_page(url: str) -> None:
+    import webbrowser
+
+    if not webbrowser.open(url):
+        click.echo(f"There is no browser here that could be opened. The page: {url}", err=True)
 
 
 def _settings(**given: object) -> Settings:

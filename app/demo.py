@@ -14,14 +14,13 @@ from typing import Any
 
 import httpx2 as httpx
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from app.batch import show_report
+from app.console import progress_bar, show_report
 from app.errors import HepasegError, NotReady
 from app.report import Report
 
 #: How long the service may take to load its networks before the demo gives up.
-START_TIMEOUT_S = 60.0
+START_TIMEOUT_S = 180.0
 _TERMINAL = {"succeeded", "failed", "canceled", "expired"}
 
 
@@ -96,19 +95,17 @@ def _submit(client: httpx.Client, ct: Path, reference: Path | None) -> dict[str,
 
 
 def _watch(client: httpx.Client, job: dict[str, Any], console: Console) -> dict[str, Any]:
-    columns = (TextColumn("{task.description:8}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(job["status"], total=1.0)
+    with progress_bar(console, f"job {job['id'][:8]}") as tell:
         while job["status"] not in _TERMINAL:
             time.sleep(0.1)
             job = _body(client.get(job["links"]["self"]))
-            bar.update(task, description=job["stage"] or job["status"], completed=job["progress"])
+            tell(job["stage"] or job["status"], job["progress"])
     return job
 
 
 def _download(client: httpx.Client, job: dict[str, Any], output: Path) -> list[Path]:
     saved = []
-    for name in ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "report.json", "preview.png"):
+    for name in ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "report.json", "preview.png", "sheet.html"):
         response = client.get(f"{job['links']['self']}/{name}")
         _raise_for_problem(response)
         (output / name).write_bytes(response.content)

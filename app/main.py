@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -62,10 +63,15 @@ def _documentation(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def serve(settings: Settings, worker_command: Sequence[str] | None = None) -> None:
+def serve(
+    settings: Settings,
+    worker_command: Sequence[str] | None = None,
+    on_listening: Callable[[str], object] | None = None,
+) -> None:
     """`hepaseg serve`: HTTP and the embedded worker, until SIGTERM or SIGINT. Raises BrokenModel.
 
     worker_command: what is started as the worker, with the id of this process as its last argument.
+    on_listening: called with the page's address, in a thread of its own, once it answers.
     """
     configure_logs(settings.log_level)
     parts = Parts.open(settings)
@@ -77,7 +83,7 @@ def serve(settings: Settings, worker_command: Sequence[str] | None = None) -> No
         access_log=False,
         timeout_graceful_shutdown=5,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, on_listening)
 
     def give_up() -> None:
         server.should_exit = True
@@ -104,6 +110,24 @@ def serve(settings: Settings, worker_command: Sequence[str] | None = None) -> No
         worker.stop()
     if worker.broken:
         raise BrokenModel(parts.registry.broken() or "The networks cannot be used; the log says why.")
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that says when it listens, and where."""
+
+    def __init__(self, config: uvicorn.Config, on_listening: Callable[[str], object] | None) -> None:
+        super().__init__(config)
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self._on_listening is None or not self.started:
+            return
+        # The port that was taken, if any was to be; every address of the machine is reached as this one too.
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
+        threading.Thread(target=self._on_listening, args=(f"http://{host}:{port}/",), daemon=True).start()
 
 
 class AccessLog:

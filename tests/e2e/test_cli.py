@@ -1,10 +1,13 @@
 """The command `hepaseg` as a person types it."""
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import httpx2 as httpx
 import nibabel as nib
 import numpy as np
 import pytest
@@ -43,7 +46,7 @@ def test_a_scan_becomes_masks_a_report_and_a_table(scans, phantom, tmp_path):
         "--models", scans / "models",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in tmp_path.iterdir()} == set(FILES)
+    assert {path.name for path in tmp_path.iterdir()} == {*FILES, "sheet.html"}
     assert np.array_equal(np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj), phantom.truth.labels)
     assert json.loads((tmp_path / "report.json").read_text())["agreement"]["liver"]["dice"] == 1.0
     assert "against the" in done.stdout
@@ -62,7 +65,7 @@ def test_of_a_zip_with_several_series_the_named_one_is_segmented(scans, phantom,
     assert "[several_series]" in refused.stderr
     done = hepaseg("segment", path, "--series", MARKS["SeriesInstanceUID"][-8:], *common)
     assert done.returncode == 0, done.stderr
-    assert {each.name for each in (tmp_path / "out").iterdir()} == {*FILES, *SERIES_FILES}
+    assert {each.name for each in (tmp_path / "out").iterdir()} == {*FILES, *SERIES_FILES, "sheet.html"}
 
 
 def test_one_bad_scan_does_not_stop_the_others_and_is_named(scans, tmp_path):
@@ -74,6 +77,58 @@ def test_one_bad_scan_does_not_stop_the_others_and_is_named(scans, tmp_path):
     assert not (tmp_path / "photo").exists()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [(case["name"], case["status"]) for case in summary] == [("photo", "failed"), ("ct", "succeeded")]
+
+
+@pytest.fixture
+def opened(tmp_path_factory, monkeypatch) -> Path:
+    """A file that holds the address that a browser was last asked to open."""
+    folder = tmp_path_factory.mktemp("browser")
+    browser = folder / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > "{folder}/part" && mv "{folder}/part" "{folder}/opened"\n')
+    browser.chmod(0o755)
+    monkeypatch.setenv("BROWSER", str(browser))
+    return folder / "opened"
+
+
+def test_open_shows_the_sheet_of_one_scan(scans, phantom, tmp_path, opened):
+    models = ("--models", scans / "models")
+    assert hepaseg("segment", scans / "ct.nii.gz", "-o", tmp_path, *models).returncode == 0
+    assert not opened.exists()
+    done = hepaseg("segment", scans / "ct.nii.gz", "-o", tmp_path, *models, "--open")
+    assert done.returncode == 0, done.stderr
+    assert opened.read_text().strip() == (tmp_path / "sheet.html").as_uri()
+    volume_ml = json.loads((tmp_path / "report.json").read_text())["liver"]["volume_ml"]
+    assert f"{volume_ml:.0f} ml" in (tmp_path / "sheet.html").read_text("utf-8")
+
+
+def test_open_shows_one_page_over_several_scans(scans, tmp_path, opened):
+    done = hepaseg(
+        "segment", scans / "photo.nii.gz", scans / "ct.nii.gz", "-o", tmp_path, "--models", scans / "models", "--open"
+    )
+    assert done.returncode == 1
+    assert opened.read_text().strip() == (tmp_path / "summary.html").as_uri()
+    page = (tmp_path / "summary.html").read_text("utf-8")
+    assert "2 scans, 1 failed" in page
+    assert "the file is a JPEG picture" in page
+    assert '<a href="ct/sheet.html">' in page
+    assert (tmp_path / "ct/sheet.html").exists()
+
+
+def test_serve_opens_its_page_once_it_listens(scans, tmp_path, opened):
+    given = os.environ | {"HEPASEG_DATA_DIR": str(tmp_path), "HEPASEG_MODELS_DIR": str(scans / "models")}
+    with (tmp_path / "log").open("wb") as log:
+        command = [sys.executable, "-m", "app", "serve", "--port", "0", "--open"]
+        service = subprocess.Popen(command, env=given, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 200
+        while not opened.exists():
+            assert service.poll() is None, (tmp_path / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert "<title>Hepaseg</title>" in httpx.get(opened.read_text().strip(), timeout=60).text
+    finally:
+        service.terminate()
+        service.wait(timeout=60)
 
 
 def test_broken_networks_are_named_without_a_traceback(scans, tmp_path):
