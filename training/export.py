@@ -247,9 +247,18 @@ def card_of(recipe: Recipe, text: CardText) -> dict[str, str]:
     return card
 
 
+def _forget_traces(graph: onnx.GraphProto) -> None:
+    """Remove what the exporter notes on everything: which lines of which files, on which machine, made it."""
+    for noted in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del noted.metadata_props[:]
+    for branch in (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")):
+        _forget_traces(branch)
+
+
 def with_card(model: onnx.ModelProto, card: dict[str, str]) -> bytes:
-    """The model's bytes with the card as its metadata, in a fixed order."""
+    """The model's bytes with the card as its only metadata, in a fixed order."""
     del model.metadata_props[:]
+    _forget_traces(model.graph)
     onnx.helper.set_model_props(model, card)
     onnx.checker.check_model(model)
     content: bytes = model.SerializeToString()

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -129,3 +130,11 @@ def test_a_card_with_gaps_is_refused_before_anything_is_written(tmp_path, gap):
     with pytest.raises(NotExported, match=f"says nothing about {gap}"):
         export(small("lesion"), tmp_path / "last.ckpt", replace(text_for("lesion"), **{gap: ""}), tmp_path / "models")
     assert not (tmp_path / "models").exists()
+
+
+def test_a_file_does_not_say_on_which_machine_it_was_made(exported):
+    here = str(Path(export.__code__.co_filename).parents[1]).encode()
+    files = sorted(exported.glob("l*.onnx"))
+    assert len(files) >= 2
+    for path in files:
+        assert here not in path.read_bytes()
