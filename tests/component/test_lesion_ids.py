@@ -16,7 +16,7 @@ from app.inference.cascade import Cascade
 from app.inference.manifest import load_networks
 from app.inference.network import Runtime
 from app.pipeline import Request, run
-from app.preview import COLUMNS, LESION_COLOUR, TILE_PX, _key_slices, _view, _write
+from app.preview import COLUMNS, FONT_PX, NUMBER_COLOUR, TILE_PX, _view, _write
 from app.report import Report
 from app.sheet import lesions_csv
 from tests.analytic_networks import phantom_models
@@ -105,16 +105,18 @@ def test_in_the_structured_report(written):
 
 def places_of_numbers(view, ids):
     """Each lesion in each tile: its id of lesions.nii.gz, and where the picture should say it."""
-    wide, high = view.size_px
+    (width, height), (wide, high) = TILE_PX, view.size_px
     turned = Segmentation(ids.astype(np.uint8, order="F"), view.volume.geometry)
-    for place, k in enumerate(_key_slices(view)):
+    step_x, step_y = (mm * view.pixels_per_mm for mm in view.spacing_mm)
+    for place, k in enumerate(view.slices):
         row, column = divmod(place, COLUMNS)
-        left, top = (TILE_PX - wide) // 2, (TILE_PX - high) // 2
-        for number in np.unique(turned.labels[:, :, k])[1:]:
-            i, j = np.nonzero(turned.labels[:, :, k] == number)
-            x = left + (i.max() + 1) * wide / ids.shape[0] + 3
-            y = top + (j.mean() + 0.5) * high / ids.shape[1] - 8
-            yield int(number), (column * TILE_PX + x, row * TILE_PX + y)
+        left, top = (width - wide) // 2, (height - high) // 2
+        shown = turned.labels[(*view.window, k)]
+        for number in np.unique(shown)[1:]:
+            i, j = np.nonzero(shown == number)
+            x = left + (i.max() + 1) * step_x + 3
+            y = top + (j.mean() + 0.5) * step_y - FONT_PX / 2
+            yield int(number), (column * width + x, row * height + y)
 
 
 def read_number(picture, at, highest):
@@ -122,7 +124,7 @@ def read_number(picture, at, highest):
 
     def change(number):
         again = picture.copy()
-        _write(ImageDraw.Draw(again), at, str(number), LESION_COLOUR)
+        _write(ImageDraw.Draw(again), at, str(number), NUMBER_COLOUR)
         return np.abs(np.asarray(again, int) - np.asarray(picture, int)).sum()
 
     return min(range(1, highest + 1), key=change)

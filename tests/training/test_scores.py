@@ -172,7 +172,7 @@ def test_exact_networks_score_one_on_everybody_who_is_kept_out_and_on_nobody_els
 def test_worse_networks_beside_them_score_less_on_the_same_cases(scored):
     beside = scored["beside"]
     assert beside["liver_summary"]["cases"] == scored["liver_summary"]["cases"] == 3
-    assert beside["liver_summary"]["mean"] < 0.95
+    assert beside["liver_summary"]["mean"] < scored["liver_summary"]["mean"] - 0.02
     assert beside["volumes"]["own scan 1"]["lesions_found"] == 0
     assert beside["painted"]["all sizes"]["painted"] == scored["painted"]["all sizes"]["painted"] > 0
 
