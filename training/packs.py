@@ -72,12 +72,11 @@ def slice_distance_mm(case: Case) -> float:
     return max(slice_mm, THICK_MM) if with_liver > 1 and with_liver * slice_mm < FLATTEST_LIVER_MM else slice_mm
 
 
-def _planes(case: Case, part: slice) -> Tensor:
+def _planes(case: Case, part: slice, slice_mm: float) -> Tensor:
     """What a lesion network sees of some slices, HU float32 (n, P, H, W); slices without neighbours are their own."""
     if case.source in SINGLE_SLICES:
         alone = torch.from_numpy(case.hounsfield_kji[part].astype(np.float32)).clamp(*SLAB_RANGE_HU)
         return alone[:, None].repeat(1, len(PLANES_MM), 1, 1)
-    slice_mm = slice_distance_mm(case)
     reach = math.ceil(CONTEXT_MM / slice_mm)
     read = slice(max(0, part.start - reach), part.stop + reach)
     wanted = torch.arange(part.start - read.start, part.stop - read.start)
@@ -87,11 +86,11 @@ def _planes(case: Case, part: slice) -> Tensor:
 def on_pack_grid(case: Case, task: str) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.uint8]]:
     """The slices of a case at 256x256: grey values antialiased, a label where it covers half of the pixel."""
     hounsfields, labels = [], []
-    size = (PACK_SIZE, PACK_SIZE)
+    size, slice_mm = (PACK_SIZE, PACK_SIZE), slice_distance_mm(case)
     for start in range(0, len(case.labels_kji), 16):
         part = slice(start, min(start + 16, len(case.labels_kji)))
         hounsfield = torch.from_numpy(case.hounsfield_kji[part].astype(np.float32)).clamp(-1024, 3071)
-        planes = _planes(case, part) if task == "lesion" else hounsfield[:, None]
+        planes = _planes(case, part, slice_mm) if task == "lesion" else hounsfield[:, None]
         truth = torch.from_numpy(case.labels_kji[part].copy())
         covered = resized(torch.stack((truth >= 1, truth == 2), dim=1).to(torch.float32), size) > 0.5
         hounsfields.append(resized(planes, size).round().to(torch.int16).numpy())

@@ -4,6 +4,37 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Both matching rules find the same lesions here.
+BY_SIZE: dict[str, Any] = {
+    "under_10_mm": {
+        "reference_count": 0,
+        "predicted_count": 0,
+        "found_count": 0,
+        "true_count": 0,
+        "precision": None,
+        "recall": None,
+        "f1": None,
+    },
+    "10_to_20_mm": {
+        "reference_count": 1,
+        "predicted_count": 0,
+        "found_count": 0,
+        "true_count": 0,
+        "precision": None,
+        "recall": 0.0,
+        "f1": 0.0,
+    },
+    "from_20_mm": {
+        "reference_count": 2,
+        "predicted_count": 2,
+        "found_count": 2,
+        "true_count": 2,
+        "precision": 1.0,
+        "recall": 1.0,
+        "f1": 1.0,
+    },
+}
+
 REPORT: dict[str, Any] = {
     "scan": {
         "sha256": "9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f9f",
@@ -114,35 +145,7 @@ REPORT: dict[str, Any] = {
                 "found_count": 2,
                 "true_count": 2,
                 "rule": "any overlap: two lesions match if they share a voxel; one may match several",
-                "by_size": {
-                    "under_10_mm": {
-                        "reference_count": 0,
-                        "predicted_count": 0,
-                        "found_count": 0,
-                        "true_count": 0,
-                        "precision": None,
-                        "recall": None,
-                        "f1": None,
-                    },
-                    "10_to_20_mm": {
-                        "reference_count": 1,
-                        "predicted_count": 0,
-                        "found_count": 0,
-                        "true_count": 0,
-                        "precision": None,
-                        "recall": 0.0,
-                        "f1": 0.0,
-                    },
-                    "from_20_mm": {
-                        "reference_count": 2,
-                        "predicted_count": 2,
-                        "found_count": 2,
-                        "true_count": 2,
-                        "precision": 1.0,
-                        "recall": 1.0,
-                        "f1": 1.0,
-                    },
-                },
+                "by_size": BY_SIZE,
                 "precision": 1.0,
                 "recall": 0.667,
                 "f1": 0.8,
@@ -153,35 +156,7 @@ REPORT: dict[str, Any] = {
                 "found_count": 2,
                 "true_count": 2,
                 "rule": "IoU > 0.5: two lesions match if they share more than half of what they cover together",
-                "by_size": {
-                    "under_10_mm": {
-                        "reference_count": 0,
-                        "predicted_count": 0,
-                        "found_count": 0,
-                        "true_count": 0,
-                        "precision": None,
-                        "recall": None,
-                        "f1": None,
-                    },
-                    "10_to_20_mm": {
-                        "reference_count": 1,
-                        "predicted_count": 0,
-                        "found_count": 0,
-                        "true_count": 0,
-                        "precision": None,
-                        "recall": 0.0,
-                        "f1": 0.0,
-                    },
-                    "from_20_mm": {
-                        "reference_count": 2,
-                        "predicted_count": 2,
-                        "found_count": 2,
-                        "true_count": 2,
-                        "precision": 1.0,
-                        "recall": 1.0,
-                        "f1": 1.0,
-                    },
-                },
+                "by_size": BY_SIZE,
                 "mean_iou": 0.864,
                 "precision": 1.0,
                 "recall": 0.667,

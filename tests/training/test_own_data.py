@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 import pytest
@@ -151,7 +152,8 @@ def known(place):
 def test_a_network_that_knows_a_patient_is_not_scored_on_him(place, known, tmp_path):
     """The split changes when scans are added or taken away; a network from before must not be scored by the new one."""
     copied(place, known[:2], tmp_path)
-    with pytest.raises(SystemExit, match=r"liver-1.0.0(-int8)?.onnx was trained on this patient"):
+    runs = load_networks(place / "models", Runtime()).liver.name  # the 8-bit form, where this CPU can run it
+    with pytest.raises(SystemExit, match=f"{re.escape(runs)} was trained on this patient"):
         training.main(["evaluate", "default", "--models", str(place / "models"), "--data", str(tmp_path)])
 
 
