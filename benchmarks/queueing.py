@@ -1,13 +1,15 @@
 """What the queue itself costs a job, and how true its promises are; exits with 1 if a figure is not reached.
 
-python benchmarks/queue.py [--jobs 200] [--database sqlite|postgresql|both]
+python benchmarks/queue.py [--jobs 200] [--database sqlite|postgresql|both] [--cancels 12]
 
-PostgreSQL is started for the occasion (apt-get install postgresql), with every commit on the disk.
+PostgreSQL is started for the occasion (apt-get install postgresql), with every commit on the disk. Cancels meet the
+shipped networks at work on a synthetic CT, at moments spread over the whole run.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import random
 import statistics
 import sys
@@ -17,6 +19,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from app.errors import Conflict
+from app.imaging.nifti import write_volume
+from app.jobs import worker
 from app.jobs.job import Notice, Status
 from app.jobs.lease import Progress
 from app.jobs.logs import configure_logs
@@ -26,11 +31,15 @@ from app.jobs.waiting import counts, place_of
 from app.jobs.worker import Work, Worker
 from app.settings import Settings
 from tests.services import Postgres
+from training.phantom import abdomen
 
 LIMIT_MS = 20.0
 #: Promises may be off by so much of the time that was waited, in the middle.
 LIMIT_ERROR = 0.25
 MEGAVOXEL_S = 0.004
+#: Seconds after which a running job must be canceled, wherever in its run that hits it.
+LIMIT_CANCEL_S = 2.0
+SHAPE, SPACING_MM = (512, 512, 100), (0.8, 0.8, 3.0)
 
 
 def stub(work: Work, tell: Progress) -> Sequence[Notice]:
@@ -80,8 +89,8 @@ class Promises:
                 self._add(f"{kind}{n}")
             while any(counts(self._store)[status] for status in (Status.QUEUED, Status.RUNNING)):
                 time.sleep(0.01)
-        for worker, thread in zip(team, threads, strict=True):
-            worker.stop.set()
+        for each, thread in zip(team, threads, strict=True):
+            each.stop.set()
             thread.join()
         ended = [(told, self._store.get(name)) for name, told in self._told.items()]
         self._store.engine.dispose()
@@ -100,11 +109,66 @@ class Promises:
         return stub(work, tell)
 
 
+class Cancels:
+    """The real pipeline on one scan, canceled again and again."""
+
+    def __init__(self, folder: Path) -> None:
+        self._settings = Settings(data_dir=folder / "data", min_free_bytes=0, queue_limit=10_000)
+        self._store, self._files = Store.open(self._settings), JobFiles.of(self._settings)
+        self._run, _ = worker._prepare(self._settings)  # noqa: SLF001 - what `hepaseg worker` runs
+        write_volume(folder / "ct.nii.gz", abdomen(0, SHAPE, SPACING_MM).volume)
+        self._scan = (folder / "ct.nii.gz").read_bytes()
+
+    def seconds(self, count: int) -> tuple[float, list[tuple[str, float]]]:
+        """How long an undisturbed run takes; and for each cancel the stage that it met, and the seconds to the end."""
+        whole = self._timed("whole", None)
+        assert self._store.get("whole").status is Status.SUCCEEDED
+        took_s, _ = whole
+        found = [self._timed(f"job{n}", took_s * (n + 0.5) / count) for n in range(count)]
+        self._store.engine.dispose()
+        return took_s, [(stage, ended_s) for ended_s, stage in found if stage]
+
+    def _timed(self, name: str, after_s: float | None) -> tuple[float, str]:
+        """Seconds from the start, or from the cancel that comes `after_s`, to the end; and the stage then."""
+        (self._files.create(name) / "scan").write_bytes(self._scan)
+        self._store.add(Order(name))
+        team = Worker(self._store, self._settings, self._run)
+        thread = threading.Thread(target=team.loop)
+        since, stage = time.perf_counter(), ""
+        thread.start()
+        if after_s is not None:
+            time.sleep(after_s)
+            stage = self._store.get(name).stage or ""
+            since = time.perf_counter()
+            with contextlib.suppress(Conflict):  # this time it was faster
+                self._store.cancel(name)
+        while self._store.get(name).completed_at is None:
+            time.sleep(0.01)
+        took_s = time.perf_counter() - since
+        team.stop.set()
+        thread.join()
+        return took_s, stage
+
+
+def canceled(count: int) -> bool:
+    """Whether running jobs end soon after they are canceled."""
+    with tempfile.TemporaryDirectory() as folder:
+        took_s, found = Cancels(Path(folder)).seconds(count)
+    slowest = max(found, key=lambda each: each[1])
+    print(
+        f"cancels     {len(found)} in a run of {took_s:.1f} s, {'x'.join(map(str, SHAPE))}: "
+        f"{statistics.median(s for _, s in found):.2f} s in the middle, at most {slowest[1]:.2f} s, "
+        f"in {slowest[0]} (limit {LIMIT_CANCEL_S:.0f} s)"
+    )
+    return slowest[1] < LIMIT_CANCEL_S
+
+
 def main() -> int:
     """Measure and print; 1 if a figure is not reached."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="both")
+    parser.add_argument("--cancels", type=int, default=12)
     given = parser.parse_args()
     configure_logs("error")
     kinds = ["sqlite", "postgresql"] if given.database == "both" else [given.database]
@@ -127,6 +191,7 @@ def main() -> int:
                     f"together {total:.1f} ms a job (limit {LIMIT_MS:.0f})"
                 )
         failed |= not calibrated()
+        failed |= bool(given.cancels) and not canceled(given.cancels)
     finally:
         if server is not None:
             server.close()
