@@ -1,6 +1,6 @@
 """What the queue itself costs a job, and how true its promises are; exits with 1 if a figure is not reached.
 
-python benchmarks/queue.py [--jobs 200] [--database sqlite|postgresql|both] [--cancels 12]
+python benchmarks/queue.py [--jobs 200] [--database sqlite|postgresql|both] [--cancels 20]
 
 PostgreSQL is started for the occasion (apt-get install postgresql), with every commit on the disk. Cancels meet the
 shipped networks at work on a synthetic CT, at moments spread over the whole run.
@@ -39,7 +39,7 @@ LIMIT_ERROR = 0.25
 MEGAVOXEL_S = 0.004
 #: Seconds after which a running job must be canceled, wherever in its run that hits it.
 LIMIT_CANCEL_S = 2.0
-SHAPE, SPACING_MM = (512, 512, 100), (0.8, 0.8, 3.0)
+SHAPE, SPACING_MM = (512, 512, 400), (0.8, 0.8, 1.0)
 
 
 def stub(work: Work, tell: Progress) -> Sequence[Notice]:
@@ -168,7 +168,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=200)
     parser.add_argument("--database", choices=["sqlite", "postgresql", "both"], default="both")
-    parser.add_argument("--cancels", type=int, default=12)
+    parser.add_argument("--cancels", type=int, default=20)
     given = parser.parse_args()
     configure_logs("error")
     kinds = ["sqlite", "postgresql"] if given.database == "both" else [given.database]

@@ -192,6 +192,27 @@ def neighbour_graph(lesion_hu: Range, reach_mm: float, **changes: str) -> bytes:
     return graph.bytes([HOUNSFIELD, LIVER, SPACING, WANTED], [SOME_SLICES], described)
 
 
+def endless_crf_graph() -> bytes:
+    """A CRF that takes years over more than eight slices, and changes nothing."""
+    graph = GraphWriter()
+    slices = graph.add("Gather", graph.add("Shape", "probability"), graph.constant(0, np.int64))
+    many = graph.add("Greater", slices, graph.constant(8, np.int64))
+    times = graph.add("Where", many, graph.constant(10**15, np.int64), graph.constant(1, np.int64))
+    value = (TensorProto.FLOAT, ["slices", "rows", "columns"])
+    once = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Identity", ["before"], ["after"])],
+        "once",
+        [
+            helper.make_tensor_value_info("round", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("before", *value),
+        ],
+        [helper.make_tensor_value_info("go_on", TensorProto.BOOL, []), helper.make_tensor_value_info("after", *value)],
+    )
+    graph.add("Loop", times, graph.constant(True, np.bool_), "probability", output="refined", body=once)
+    return graph.bytes([PROBABILITY, HOUNSFIELD, SPACING], [REFINED], card("crf"))
+
+
 def ruler_graph(rows: tuple[int, int], columns: tuple[int, int], **changes: str) -> bytes:
     """A "lesion" wherever the region's edge is near: in its first and last so many rows and columns.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -73,9 +74,10 @@ class Cascade:
         """The probabilities of the region by name, those that the CRF's card lists refined."""
         refined = dict(found)
         on_progress("crf", 0.0)
-        for done, name in enumerate(self._refines, start=1):
-            refined[name] = refine(found[name], hounsfield, spacing_mm, self.networks.crf)
-            on_progress("crf", done / len(self._refines))
+        for done, name in enumerate(self._refines):
+            so_far = partial(on_progress, "crf", done / len(self._refines))
+            refined[name] = refine(found[name], hounsfield, spacing_mm, self.networks.crf, on_wait=so_far)
+            on_progress("crf", (done + 1) / len(self._refines))
         if not self._refines:
             on_progress("crf", 1.0)
         return refined

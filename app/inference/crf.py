@@ -7,7 +7,7 @@ are read and not kept. Slabs begin where the graph's blocks begin, so that they 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,12 +59,14 @@ def refine(
     spacing_mm_kji: Sequence[float],
     network: Network,
     memory_ceiling: float = MEMORY_CEILING,
+    on_wait: Callable[[], None] = lambda: None,
 ) -> Probability:
     """The probability (K, J, I) after mean-field inference in a fully connected CRF over position and HU.
 
     network: of the task "crf"; its card holds the kernels. What runs them is `network.runtime.crf_backend`:
     "onnx" the graph, "pydensecrf" that package with the same kernels, "none" nothing.
     memory_ceiling: bytes, for the graph; too low a one is passed, with slabs of few slices.
+    on_wait: called now and then while the graph runs; what it raises ends the run.
     Raises ValueError for arrays that do not fit together, or values that are no probabilities (NaN is none).
     """
     if probability_kji.shape != hounsfield_kji.shape or probability_kji.ndim != 3:
@@ -84,9 +86,8 @@ def refine(
         return _by_pydensecrf(probability_kji, hounsfield_kji, spacing_mm, parameters)
     refined = np.empty_like(probability_kji)
     for slab in _slabs(probability_kji, spacing_mm, network, memory_ceiling):
-        part = network.infer(
-            probability=probability_kji[slab.read], hounsfield=hounsfield_kji[slab.read], spacing_mm=spacing_mm
-        )
+        probability, hounsfield = probability_kji[slab.read], hounsfield_kji[slab.read]
+        part = network.infer(on_wait, probability=probability, hounsfield=hounsfield, spacing_mm=spacing_mm)
         refined[slab.kept] = part[slab.kept.start - slab.read.start :][: slab.kept.stop - slab.kept.start]
     return refined
 

@@ -23,7 +23,7 @@ from app.errors import BrokenModel
 from app.imaging.volume import Mask
 from app.inference.card import CONTRACT, ContextParameters, CrfParameters, ModelCard, Sha256, Task
 from app.inference.field import Field, Grown, Growth, Whole
-from app.inference.session import RUNTIME_ERRORS, Runtime, opened
+from app.inference.session import RUNTIME_ERRORS, Runtime, opened, while_asking
 
 __all__ = [
     "CONTRACT",
@@ -105,9 +105,12 @@ class Network:
         """What ONNX Runtime runs this network on, in order of preference."""
         return tuple(self._session.get_providers())
 
-    def infer(self, **inputs: npt.NDArray[np.generic]) -> Probability:
-        """One run of the graph. Raises BrokenModel unless probabilities of the right shape come out."""
-        output: Probability = self._outputs([OUTPUTS[self.card.task][0][0]], inputs)[0]
+    def infer(self, on_wait: Callable[[], None] = lambda: None, /, **inputs: npt.NDArray[np.generic]) -> Probability:
+        """One run of the graph. Raises BrokenModel unless probabilities of the right shape come out.
+
+        on_wait: called now and then while it lasts; what it raises ends the run.
+        """
+        output: Probability = self._outputs([OUTPUTS[self.card.task][0][0]], inputs, on_wait)[0]
         expected = next(iter(inputs.values())).shape
         if "wanted" in inputs:
             expected = (len(inputs["wanted"]), *expected[1:])
@@ -164,17 +167,23 @@ class Network:
             raise BrokenModel(f"{self.name}: expected finite logits.")
         return Grown(logit_khw, seen, Growth(first[1], first[2]), liver_kji, self.runtime.cores)
 
-    def _outputs(self, names: Sequence[str], inputs: Feeds) -> list[npt.NDArray[Any]]:
+    def _outputs(
+        self, names: Sequence[str], inputs: Feeds, on_wait: Callable[[], None] = lambda: None
+    ) -> list[npt.NDArray[Any]]:
         feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-        options = onnxruntime.RunOptions()
-        if self.card.task == "crf" and self.runtime.provider == "cpu":
-            # It runs once a scan on a whole region: what it used would otherwise be held for ever.
-            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-        try:
+
+        def run(options: onnxruntime.RunOptions) -> list[npt.NDArray[Any]]:
+            if self.card.task == "crf" and self.runtime.provider == "cpu":
+                # It runs once a scan on a whole region: what it used would otherwise be held for ever.
+                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
             found: list[npt.NDArray[Any]] = self._session.run(list(names), feeds, options)
+            return found
+
+        try:
+            # Only the CRF takes so long that somebody may want it to end.
+            return while_asking(run, on_wait) if self.card.task == "crf" else run(onnxruntime.RunOptions())
         except RUNTIME_ERRORS as error:
             raise BrokenModel(f"{self.name}: the graph does not run: {error}") from error
-        return found
 
     def _each(self, wanted: Sequence[int], compute: Callable[[Sequence[int]], None], on_batch: OnBatch | None) -> None:
         """Have each batch of the wanted slices computed, as many at a time as there are workers."""
@@ -183,10 +192,14 @@ class Network:
         with ThreadPoolExecutor(self._workers, f"{self.card.task}-network") as pool:
             done: Iterable[None] = pool.map(compute, parts) if self._workers > 1 else map(compute, parts)
             finished = 0
-            for part, _ in zip(parts, done, strict=True):
-                finished += len(part)
-                if on_batch is not None:
-                    on_batch(finished / len(wanted))
+            try:
+                for part, _ in zip(parts, done, strict=True):
+                    finished += len(part)
+                    if on_batch is not None:
+                        on_batch(finished / len(wanted))
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # or the pool would finish the whole scan first
+                raise
 
     def _feeds(
         self, hounsfield_kji: Hounsfield, liver_kji: Mask | None, slice_mm: float | None, wanted: Sequence[int]

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as runtime_errors
 
 from app.errors import BrokenModel, NotReady
 
+T = TypeVar("T")
 Provider = Literal["cpu", "cuda", "tensorrt"]
 
 #: What ONNX Runtime raises for a file that is no graph, or a graph that it cannot run.
@@ -26,6 +29,8 @@ RUNTIME_ERRORS = (
     runtime_errors.EPFail,
     runtime_errors.NoSuchFile,
 )
+#: How often a long run asks whether it shall go on.
+_ASK_EVERY_S = 0.25
 _NAMES: dict[Provider, str] = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
@@ -100,6 +105,23 @@ def opened(graph: bytes, name: str, runtime: Runtime, threads: int) -> onnxrunti
         # ONNX Runtime falls back on the CPU and says nothing
         raise NotReady(f"{name}: {provider} was asked for, and only {session.get_providers()} was got.")
     return session
+
+
+def while_asking(run: Callable[[onnxruntime.RunOptions], T], on_wait: Callable[[], None]) -> T:
+    """What `run` gives; meanwhile `on_wait` is called again and again, and what it raises ends the run between nodes.
+
+    The options that `run` gets are its own: no other run of the session, at the time or later, is ended with it.
+    """
+    options = onnxruntime.RunOptions()
+    with ThreadPoolExecutor(1, "network") as pool:
+        running = pool.submit(run, options)
+        try:
+            while wait([running], _ASK_EVERY_S).not_done:
+                on_wait()
+        except BaseException:
+            options.terminate = True
+            raise
+        return running.result()
 
 
 def _in_order(provider: Provider) -> list[str | tuple[str, dict[str, Any]]]:

@@ -1,6 +1,8 @@
 """What a network must say about itself, and what happens to one that does not."""
 
 import json
+import threading
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
@@ -14,12 +16,14 @@ from tests.analytic_networks import (
     GraphWriter,
     card,
     crf_graph,
+    endless_crf_graph,
     growing_graph,
     lesion_graph,
     liver_graph,
     neighbour_graph,
     with_card,
 )
+from tests.waiting import PATIENCE_S
 
 RUNTIME = Runtime(threads=1, batch=3)
 LIVER = liver_graph((50, 150))
@@ -222,6 +226,42 @@ def test_what_the_callback_raises_ends_the_run():
 
     with pytest.raises(Canceled):
         network(LIVER).run(np.zeros((9, 4, 4), np.int16), on_batch=cancel)
+
+
+def test_a_run_that_is_ended_computes_no_further_batch():
+    entered: list[int] = []
+    ended = threading.Event()
+
+    def compute(slices: Sequence[int]) -> None:
+        entered.append(slices[0])
+        if slices[0]:
+            ended.wait(PATIENCE_S)  # at work until the first batch has been told
+
+    def cancel(fraction: float) -> None:
+        threading.Timer(0.5, ended.set).start()
+        raise Canceled("Canceled.")
+
+    with pytest.raises(Canceled):
+        network(LIVER, runtime=Runtime(threads=2))._each(range(400), compute, cancel)
+    assert len(entered) <= 3
+
+
+def test_a_long_run_of_the_crf_ends_when_it_is_told_to_and_harms_no_other():
+    probability = np.random.default_rng(1).random((9, 5, 4), np.float32)
+    crf = network(endless_crf_graph(), "crf")
+    rest = {"hounsfield": np.zeros_like(probability, np.int16), "spacing_mm": np.ones(3, np.float32)}
+    asked: list[int] = []
+
+    def cancel() -> None:
+        asked.append(1)
+        if len(asked) > 2:
+            raise Canceled("Canceled.")
+
+    with pytest.raises(Canceled):
+        crf.infer(cancel, probability=probability, **rest)
+    assert len(asked) == 3
+    few = {"probability": probability[:8], "hounsfield": rest["hounsfield"][:8]}
+    assert np.array_equal(crf.infer(**few, spacing_mm=rest["spacing_mm"]), probability[:8])
 
 
 def test_a_gpu_that_is_asked_for_and_absent_is_never_replaced_in_silence():
