@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from app.jobs.bell import QUEUE
 from tests.waiting import PATIENCE_S, until
 
 _LIBRARIES = Path("/usr/lib/postgresql")
@@ -161,7 +162,7 @@ class Redis(Daemon):
 
 
 class RabbitMQ(Daemon):
-    """RabbitMQ with its own cookie, node name and ports."""
+    """RabbitMQ with its own cookie, node name and ports; what it holds it writes to the disk."""
 
     user = "rabbitmq"
 
@@ -191,6 +192,14 @@ class RabbitMQ(Daemon):
             "RABBITMQ_DIST_PORT": str(self._distribution),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd true +S 1:1 +sbwt none",
         }
+
+    def flush(self) -> None:
+        """Empty the queue of rings, if there is one yet."""
+        from amqp.exceptions import NotFound
+        from kombu import Connection
+
+        with Connection(self.url, connect_timeout=5) as connection, contextlib.suppress(NotFound):
+            connection.channel().queue_purge(QUEUE)
 
 
 class S3(Daemon):

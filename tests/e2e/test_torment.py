@@ -18,6 +18,6 @@ def printed_by(*command: str) -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize("site", ["local", "cluster"])
-def test_kills_at_random_moments_lose_nothing_and_double_nothing(postgres, redis, site: str):
+@pytest.mark.parametrize("site", ["local", "redis", "rabbitmq"])
+def test_kills_at_random_moments_lose_nothing_and_double_nothing(postgres, redis, rabbitmq, site: str):
     assert "nothing lost" in printed_by("benchmarks/kills.py", "--kills", "10", "--site", site, "--seed", "2")
