@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import socket
 import sys
@@ -81,9 +82,9 @@ def serve(
         port=settings.port,
         log_config=None,
         access_log=False,
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=math.ceil(settings.stop_s),
     )
-    server = _Server(config, on_listening)
+    server = _Server(config, parts.closing, on_listening)
 
     def give_up() -> None:
         server.should_exit = True
@@ -113,10 +114,13 @@ def serve(
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that says when it listens, and where."""
+    """Uvicorn that says when it listens, and where, and when it is `closing`."""
 
-    def __init__(self, config: uvicorn.Config, on_listening: Callable[[str], object] | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, closing: threading.Event, on_listening: Callable[[str], object] | None
+    ) -> None:
         super().__init__(config)
+        self._closing = closing
         self._on_listening = on_listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -128,6 +132,11 @@ class _Server(uvicorn.Server):
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104
         threading.Thread(target=self._on_listening, args=(f"http://{host}:{port}/",), daemon=True).start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take in to the end what is being sent; whoever only waits is sent away."""
+        self._closing.set()
+        await super().shutdown(sockets)
 
 
 class AccessLog:

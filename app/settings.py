@@ -106,7 +106,7 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1)
     #: Seconds by which each step of priority goes ahead; more waiting than that outweighs the step.
     aging_s: float = Field(1800.0, ge=0)
-    #: Seconds a worker that is told to stop may take to hand its job back.
+    #: Seconds that a service which is told to stop has for requests in hand, and a worker to hand its job back.
     stop_s: float = Field(10.0, gt=0)
     #: Days after which a finished job is erased; 0 keeps it.
     retention_days: float = Field(30.0, ge=0)

@@ -1,7 +1,9 @@
-"""Servers that several layers of tests talk to; each is started when the first test asks for it."""
+"""Servers that several layers of tests talk to, each started when the first test asks for it, and a disk to fill."""
 
 import secrets
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -66,3 +68,17 @@ def broker(request: pytest.FixtureRequest) -> Redis | RabbitMQ:
 def database_url(request: pytest.FixtureRequest) -> str:
     """Where the jobs are: the SQLite file of the data folder, or a new database in a real PostgreSQL."""
     return "" if request.param == "sqlite" else request.getfixturevalue("postgres").database()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 2 MiB, for real; only root may mount one."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small disk is not allowed here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)

@@ -72,7 +72,10 @@ async def watch_job(
     job: Annotated[Job, Depends(_alive)],
     last_event_id: Annotated[str | None, Header(description="events up to this one are not repeated")] = None,
 ) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events: `stage` and `progress` while the job runs, `completed` with the whole job at its end."""
+    """Server-sent events: `stage` and `progress` while the job runs, `completed` with the whole job at its end.
+
+    A service that stops ends them before; a browser then connects again by itself.
+    """
     seen = last_event_id
     stage: str | None = None
     while job.status not in FINISHED and job.status is not Status.EXPIRED:
@@ -81,6 +84,8 @@ async def watch_job(
             seen, stage = str(job.revision), job.stage
             data = {"status": job.status, "stage": job.stage, "progress": job.progress}
             yield ServerSentEvent(event=kind, id=seen, data=data)
+        if parts.closing.is_set():
+            return
         await asyncio.sleep(_LOOK_EVERY_S)
         job = await run_in_threadpool(parts.store.get, job.id)
     body = await run_in_threadpool(body_of, parts, job)

@@ -192,7 +192,7 @@ def _check(parts: Parts, folder: Path, upload: Upload) -> ScanHeader:
 
 async def _ended_within(parts: Parts, job: Job, wait_s: int) -> Job:
     deadline = time.monotonic() + wait_s
-    while job.status not in FINISHED and time.monotonic() < deadline:
+    while job.status not in FINISHED and time.monotonic() < deadline and not parts.closing.is_set():
         await asyncio.sleep(_LOOK_EVERY_S)
         job = await run_in_threadpool(parts.store.get_alive, job.id)
     return job

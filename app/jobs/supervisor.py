@@ -45,7 +45,8 @@ class EmbeddedWorker:
     def stop(self) -> None:
         """Let the worker hand its job back and end; kill it if it takes too long."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():  # not where workers are started elsewhere
+            self._thread.join()
 
     def _supervise(self) -> None:
         pause_s = _FIRST_PAUSE_S

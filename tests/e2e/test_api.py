@@ -5,6 +5,7 @@ import json
 import re
 import threading
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import nibabel as nib
@@ -12,7 +13,10 @@ import numpy as np
 import tiny
 from service import Service, assert_problem
 
+from app.jobs.job import Status, utc_now
 from app.jobs.registry import WorkerState
+from app.jobs.store import Claim, Outcome
+from app.jobs.worker import Worker
 from tests.waiting import PATIENCE_S, until
 
 RESULTS = ("labels", "liver", "lesions", "report", "preview")
@@ -182,6 +186,53 @@ def events_of(text: str) -> list[tuple[str, str, dict]]:
         if fields:
             found.append((fields["event"], fields["id"], json.loads(fields["data"])))
     return found
+
+
+def test_results_that_expire_are_erased_and_answered_with_410(tmp_path: Path, scan):
+    service = Service(tmp_path, retention_days=30)
+    job = service.send(scan).json()
+    worker = Worker(service.parts.store, service.settings, tiny.run)
+    worker.run_once()
+    labels = f"{job['links']['self']}/labels.nii.gz"
+    service.parts.store.clock = lambda: utc_now() + timedelta(days=29)
+    worker._next_housekeeping = 0.0
+    worker._keep_house()
+    assert service.client.get(labels).status_code == 200
+    service.parts.store.clock = lambda: utc_now() + timedelta(days=31)
+    worker._next_housekeeping = 0.0
+    worker._keep_house()
+    for path in ("", "/labels.nii.gz", "/report.json"):
+        assert_problem(service.client.get(job["links"]["self"] + path), 410, "gone")
+    assert service.bytes_on_disk() == []
+    assert [job["status"] for job in service.client.get("/jobs", params={"status": "expired"}).json()["jobs"]] == [
+        "expired"
+    ]
+    service.stop()
+
+
+def test_events_begin_after_the_last_one_that_was_seen(idle: Service, scan):
+    job = idle.send(scan).json()
+    store = idle.parts.store
+    claimed = store.claim("w")
+    claim = Claim(claimed.id, claimed.attempt, "w")
+    store.renew(claim, "liver", 0.3)
+    seen = store.get(job["id"]).revision
+
+    def go_on() -> None:
+        store.renew(claim, "crf", 0.6)
+        time.sleep(1.5)
+        store.finish(claim, Outcome(Status.CANCELED))
+
+    def watched(headers: dict) -> list[int]:
+        text = idle.client.get(job["links"]["events"], headers=headers).text
+        return [int(number) for _, number, _ in events_of(text)]
+
+    timer = threading.Timer(1.5, go_on)
+    timer.start()
+    numbers = watched({"Last-Event-ID": str(seen)})
+    timer.join()
+    assert numbers[-1] == store.get(job["id"]).revision
+    assert seen not in numbers
 
 
 def test_events_tell_the_stages_and_end_with_the_job(idle: Service, scan):

@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from app.errors import HepasegError
 from app.jobs.job import Status
+from app.jobs.registry import WorkerState
 from app.jobs.store import Order, Store
 
 
@@ -202,6 +203,16 @@ def test_a_full_queue_says_when_to_come_back(tmp_path: Path, scan: bytes):
     assert int(response.headers["retry-after"]) > 0
     assert service.send(scan, headers=key).status_code == 202
     assert len(list((service.settings.data_dir / "jobs").iterdir())) == 1
+    service.stop()
+
+
+def test_a_scan_that_no_worker_has_the_memory_for_says_when_to_come_back(tmp_path: Path, scan: bytes):
+    service = Service(tmp_path, memory_bytes=2**20)
+    service.parts.registry.say("w", WorkerState.READY, models={})
+    response = service.send(scan)
+    assert "memory" in assert_problem(response, 429, "overloaded")["detail"]
+    assert int(response.headers["retry-after"]) > 0
+    assert service.bytes_on_disk() == []
     service.stop()
 
 

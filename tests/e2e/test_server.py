@@ -1,6 +1,8 @@
 """The real server on a socket: what it costs, and what it does with bodies that it will not take."""
 
 import http.client
+import json
+import os
 import socket
 import threading
 import time
@@ -13,7 +15,8 @@ import numpy as np
 import pytest
 from processes import Yard
 
-from tests.waiting import until
+from app.jobs.job import Status
+from tests.waiting import PATIENCE_S, until
 
 MIB = 1024 * 1024
 OPENING = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.nii"\r\n\r\n'
@@ -42,6 +45,12 @@ def memory_kib(pid: int, what: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(what))
 
 
+def computing_s(pid: int) -> float:
+    """Seconds that a process has computed."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.slow
 def test_a_large_upload_costs_little_memory_and_does_not_block_the_service(yard: Yard):
     server = yard.start("slow_serve.py")
@@ -50,14 +59,15 @@ def test_a_large_upload_costs_little_memory_and_does_not_block_the_service(yard:
     header = header_of(shape)
     body_bytes = len(OPENING) + len(header) + 2 * int(np.prod(shape)) + len(CLOSING)
     before = memory_kib(server.pid, "VmRSS")
-    slowest_s, done = [0.0], threading.Event()
+    slowest_s, computed_s, done = [0.0], [0.0], threading.Event()
 
     def ping() -> None:
         with httpx.Client() as client:
             while not done.is_set():
-                started = time.monotonic()
-                assert client.get(f"{yard.url}/health/live", timeout=60).status_code == 200
+                started, at_work_s = time.monotonic(), computing_s(server.pid)
+                assert client.get(f"{yard.url}/health/live", timeout=PATIENCE_S).status_code == 200
                 slowest_s[0] = max(slowest_s[0], time.monotonic() - started)
+                computed_s[0] = max(computed_s[0], computing_s(server.pid) - at_work_s)
                 time.sleep(0.01)
 
     pinger = threading.Thread(target=ping)
@@ -68,8 +78,10 @@ def test_a_large_upload_costs_little_memory_and_does_not_block_the_service(yard:
     connection.putheader("Content-Length", str(body_bytes))
     connection.endheaders()
     connection.send(OPENING + header)
-    for _ in range(300):
+    for sent in range(300):
         connection.send(bytes(MIB))
+        if sent % 100 == 0:  # nobody waits for the rest to come
+            assert httpx.get(f"{yard.url}/health/live", timeout=PATIENCE_S).status_code == 200
     connection.send(CLOSING)
     response = connection.getresponse()
     assert (response.status, response.read()[:5]) == (202, b'{"id"')
@@ -77,9 +89,43 @@ def test_a_large_upload_costs_little_memory_and_does_not_block_the_service(yard:
     done.set()
     pinger.join()
     cost_mib = (memory_kib(server.pid, "VmHWM") - before) / 1024
-    print(f"300 MiB upload: {cost_mib:.1f} MiB of memory, slowest ping {1000 * slowest_s[0]:.0f} ms")  # noqa: T201
+    print(  # noqa: T201
+        f"300 MiB upload: {cost_mib:.1f} MiB of memory, slowest ping {1000 * slowest_s[0]:.0f} ms, "
+        f"in which the service computed {1000 * computed_s[0]:.0f} ms"
+    )
     assert cost_mib < 80
-    assert slowest_s[0] < 10.0
+    # Not by the clock, which goes on while a busy machine does something else.
+    assert computed_s[0] < 0.5
+
+
+def test_a_stop_in_order_takes_in_what_is_being_sent_and_sends_away_who_only_waits(tmp_path: Path):
+    yard = Yard(tmp_path, embedded_worker=False, stop_s=PATIENCE_S)
+    try:
+        server = yard.start("slow_serve.py")
+        until(lambda: yard.is_live() or None)
+        waiting = yard.send()
+        body = OPENING + yard.scan + CLOSING
+        connection = http.client.HTTPConnection("127.0.0.1", yard.settings.port, timeout=60)
+        with httpx.stream("GET", f"{yard.url}/jobs/{waiting}/events", timeout=PATIENCE_S) as events:
+            lines = events.iter_lines()
+            assert next(lines).startswith("event: ")
+            connection.putrequest("POST", "/segment")
+            connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body[:200])
+            until(lambda: len(list(yard.settings.data_dir.glob("jobs/*"))) == 2 or None)
+            server.terminate()
+            assert "event: completed" not in list(lines)
+        connection.send(body[200:])
+        response = connection.getresponse()
+        assert response.status == 202
+        job_id = json.loads(response.read())["id"]
+        connection.close()
+        assert server.wait(PATIENCE_S) == 0
+        assert yard.files.scan(job_id).read_bytes() == yard.scan
+        assert yard.store.get(job_id).status is Status.QUEUED
+    finally:
+        yard.close()
 
 
 def test_a_body_that_announces_too_much_is_refused_with_no_byte_of_it_sent(yard: Yard):

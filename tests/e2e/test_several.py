@@ -15,7 +15,7 @@ from app.jobs.waiting import counts
 from tests.services import free_port
 from tests.waiting import until
 
-JOBS = 200
+JOBS = 500
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import contextlib
 import errno
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -147,20 +146,6 @@ def test_the_end_of_an_attempt_is_told_again_when_the_database_was_away(bench: B
     Worker(Away(bench.store.engine, bench.settings), bench.settings, copy).run_once()
     assert bench.store.get("a").status is Status.SUCCEEDED
     assert told == [Status.SUCCEEDED] * 3
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 2 MiB, for real; only root may mount one."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", folder], check=False, capture_output=True
-    )
-    if mounted.returncode:
-        pytest.skip("mounting a small disk is not allowed here")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_disk_that_really_is_full_fails_the_job_with_the_reason_and_is_free_again(small_disk: Path):
