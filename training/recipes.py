@@ -19,6 +19,8 @@ class Recipe:
 
     `shares` says how much of a batch comes from each source; within a source every patient weighs the same.
     `unlabelled_weight`: how much a pixel counts where lesions may hide unlabelled and none was painted.
+    `lesion_weight`: how much more a lesion's pixel counts; for the liver network all alike, for the lesion network up
+    to that much, the smaller the lesion the more (Shirokikh et al. 2020, here by the root of the area).
     """
 
     name: str
@@ -47,6 +49,7 @@ class Recipe:
         ("pairs", 0.6),
     )
     unlabelled_weight: float = 0.1
+    lesion_weight: float = 4.0
     roi_margin_mm: float = 10.0
     folds: int = 10
     seed: int = 0
@@ -56,9 +59,9 @@ class Recipe:
 def default(task: Task = "liver") -> Recipe:
     """What is shipped. The window is what all sources share, so that their clipping cannot be learnt."""
     if task == "liver":
-        return Recipe("default", "liver")
+        return Recipe("default", "liver", steps=2700, augmentation=Augmentation(lesions=0.45))
     return Recipe(
-        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=2400,
+        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=5000,
         augmentation=Augmentation(
             rotation_deg=25.0, scale=(0.75, 1.3), shift=0.06, mirror=True, liver_offset_hu=10.0,
             fatty=0.0, unenhanced=0.1, shading_hu=12.0, noise_hu=25.0, field_of_view=0.0, arms=0.0, lesions=0.5,
@@ -74,7 +77,7 @@ def paper(task: Task = "liver") -> Recipe:
     return Recipe(
         "paper", task, window_hu=(-100.0, 300.0), size=96, equalise_first=True, width=64, normalisation="none",
         dropout=0.5, loss="cross entropy", learning_rate=1e-5, weight_decay=0.0, cosine=False, average_decay=0.0,
-        batch=32, steps=20 * images // 32, precision="32-true", augmentation=PAPER,
+        batch=32, steps=20 * images // 32, precision="32-true", augmentation=PAPER, lesion_weight=1.0,
         shares=labelled if task == "lesion" else (*labelled, ("spread", 1.0)),
     )  # fmt: skip
 
@@ -84,6 +87,7 @@ def smoke(task: Task = "liver") -> Recipe:
     return Recipe(
         "smoke", task, size=64, width=8, dropout=0.0, batch=4, steps=100, learning_rate=5e-3, average_decay=0.0,
         precision="32-true", augmentation=replace(NOTHING), shares=(("phantom", 1.0),), checkpoint_steps=20,
+        lesion_weight=1.0,
     )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import cc3d
 import numpy as np
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ from training.synthesis import Where
 Examples = dict[str, Tensor]
 #: How far around a painted lesion an unlabelled liver counts in full, pixels.
 NEAR_PIXELS = 4
+#: A lesion as large as this, or larger, counts by its pixels alone, mm.
+LARGE_MM = 30.0
 
 
 def slice_chances(pack: Pack, recipe: Recipe) -> Tensor:
@@ -57,6 +60,20 @@ def overflowing(liver_BHW: Tensor, tissue_BHW: Tensor, chance: float = 0.5) -> T
     return liver_BHW | ((x**2 + y**2 < radius**2) & tissue_BHW & happens)
 
 
+def lesion_weights(labels_BHW: Tensor, pixel_mm_B: Tensor, most: float) -> Tensor:
+    """How much each pixel counts for the size of its lesion, float32 (B, H, W): 1 outside and in a lesion of 30 mm,
+    the more the smaller, `most` at last. Without it the large ones are all that a loss over pixels sees.
+    """
+    weight_BHW = torch.ones(labels_BHW.shape)
+    for n in (labels_BHW == 2).flatten(1).any(dim=1).nonzero()[:, 0].tolist():
+        ids = cc3d.connected_components((labels_BHW[n] == 2).numpy(), connectivity=8)
+        diameter_mm = 2.0 * np.sqrt(np.bincount(ids.ravel()) / math.pi) * float(pixel_mm_B[n])
+        of_each = np.clip(LARGE_MM / np.maximum(diameter_mm, 1e-3), 1.0, most).astype(np.float32)
+        of_each[0] = 1.0
+        weight_BHW[n] = torch.from_numpy(of_each[ids])
+    return weight_BHW
+
+
 def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
     """A random augmented batch: hounsfield float32 (B, P, H, W); labels uint8, weight float32, liver bool (B, H, W).
 
@@ -71,12 +88,14 @@ def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
         torch.tensor([entry.source in SINGLE_SLICES for entry in entries]),
     )
     hounsfield, labels, painted = augmented(hounsfield, labels, where, recipe.augmentation)
-    weight, liver = torch.ones_like(hounsfield[:, 0]), labels >= 1
+    liver = labels >= 1
+    weight = torch.where(labels == 2, recipe.lesion_weight, 1.0)
     if recipe.task == "lesion":
         labelled = torch.tensor([entry.lesions_labelled for entry in entries]).view(-1, 1, 1)
         reach = 2 * NEAR_PIXELS + 1
         near = functional.max_pool2d(painted.to(torch.float32)[:, None], reach, stride=1, padding=NEAR_PIXELS)[:, 0] > 0
         shown = overflowing(redrawn(liver), hounsfield[:, 0] > -20.0)
         weight = torch.where(labelled | near | ~liver, 1.0, recipe.unlabelled_weight) * (liver | shown)
+        weight = weight * lesion_weights(labels, where.pixel_mm, recipe.lesion_weight)
         liver = shown
     return {"hounsfield": hounsfield, "labels": labels, "weight": weight, "liver": liver}
