@@ -13,9 +13,10 @@ from app.imaging.evidence import Evidence
 from app.imaging.region import Box, bounding_box, largest_component
 from app.imaging.volume import Geometry, Label, Mask, Segmentation, Volume
 from app.inference.crf import refine
-from app.inference.field import EVERYWHERE
+from app.inference.field import EVERYWHERE, Field
 from app.inference.manifest import Networks
 from app.inference.network import CrfParameters, Hounsfield, Probability, Runtime
+from app.inference.search import Search
 
 #: What is smaller is not reported as a liver: a newborn's is about 100 ml, and what a network paints by
 #: mistake into a scan without one is mostly a few ml of spleen, bowel or table.
@@ -43,10 +44,10 @@ class Cascade:
         i_mm, j_mm, k_mm = upright.geometry.spacing_mm
         spacing_mm: Spacing = (k_mm, j_mm, i_mm)
 
-        of_liver = self.networks.liver.field(hounsfield_kji, on_batch=lambda done: on_progress("liver", done))
-        liver = largest_component(of_liver.at_least(_stated(self.networks.liver.card.threshold)))
+        margin_mm = _stated(self.networks.lesion.card.roi_margin_mm)
+        of_liver, liver = self._liver(hounsfield_kji, k_mm, margin_mm, on_progress)
         _require_a_liver(liver, spacing_mm)
-        region = bounding_box(liver, spacing_mm, _stated(self.networks.lesion.card.roi_margin_mm))
+        region = bounding_box(liver, spacing_mm, margin_mm)
         box = region.slices
         hounsfield, liver = hounsfield_kji[box], liver[box]
         of_lesion = self.networks.lesion.field(hounsfield, liver, k_mm, lambda done: on_progress("lesion", done))
@@ -63,6 +64,19 @@ class Cascade:
             _stated(self.networks.lesion.card.threshold),
         )
         return _labelled(liver, evidence, upright.geometry, volume.geometry)
+
+    def _liver(
+        self, hounsfield: Hounsfield, slice_mm: float, margin_mm: float, on_progress: Progress
+    ) -> tuple[Field, Mask]:
+        """The liver's probability, at least where the region will be, and its largest piece."""
+        network, threshold = self.networks.liver, _stated(self.networks.liver.card.threshold)
+        search = Search.along(slice_mm, threshold, margin_mm)
+        found = network.field(hounsfield, on_batch=lambda done: on_progress("liver", done), search=search)
+        liver = largest_component(found.at_least(threshold))
+        if not search.is_sure(liver):
+            found = network.field(hounsfield, on_batch=lambda done: on_progress("liver", done))
+            liver = largest_component(found.at_least(threshold))
+        return found, liver
 
     def _refined(
         self,

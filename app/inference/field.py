@@ -24,6 +24,17 @@ EVERYWHERE: Part = (slice(None), slice(None), slice(None))
 ROUNDING = 1e-3
 
 
+def as_logit(probability: float) -> float:
+    """ln(p / (1 - p))."""
+    return float(np.log(probability / (1 - probability)))
+
+
+def reaches(logit_khw: Float, threshold: float) -> Mask:
+    """Of each slice (K,), whether a probability of the threshold or more may grow from it."""
+    reached: Mask = logit_khw.max(axis=(1, 2)) >= as_logit(threshold) - ROUNDING
+    return reached
+
+
 class Field(Protocol):
     """A probability (K, J, I)."""
 
@@ -92,7 +103,7 @@ class Grown:
 
     def at_least(self, threshold: float) -> Mask:
         """Where it reaches the threshold, bool (K, J, I)."""
-        least = float(np.log(threshold / (1 - threshold)))
+        least = as_logit(threshold)
         mask = np.zeros((len(self.seen), len(self.growth.rows), len(self.growth.columns)), np.bool_)
 
         def decide(k: int) -> None:

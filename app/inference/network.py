@@ -22,7 +22,8 @@ from pydantic import ValidationError
 from app.errors import BrokenModel
 from app.imaging.volume import Mask
 from app.inference.card import CONTRACT, ContextParameters, CrfParameters, ModelCard, Sha256, Task
-from app.inference.field import Field, Grown, Growth, Whole
+from app.inference.field import Field, Grown, Growth, Whole, reaches
+from app.inference.search import Search
 from app.inference.session import RUNTIME_ERRORS, Runtime, opened, while_asking
 
 __all__ = [
@@ -145,8 +146,12 @@ class Network:
         liver_kji: Mask | None = None,
         slice_mm: float | None = None,
         on_batch: OnBatch | None = None,
+        search: Search | None = None,
     ) -> Field:
-        """The same probability, to be looked at where it is needed: held on the working grid if the graph shows it."""
+        """The same probability, to be looked at where it is needed: held on the working grid if the graph shows it.
+
+        search: leaves out the slices, with probability 0, that are far from what is sought.
+        """
         if not self._grows or not hounsfield_kji.size:
             return Whole(self.run(hounsfield_kji, liver_kji, slice_mm, on_batch))
         seen = np.ones(len(hounsfield_kji), np.bool_)
@@ -162,10 +167,29 @@ class Network:
             feeds = self._feeds(hounsfield_kji, liver_kji, slice_mm, slices)
             logit_khw[slices] = self._outputs(["logit"], feeds | {GROW: np.array(False)})[0]
 
-        self._each(wanted, compute, on_batch)
+        if search is None:
+            self._each(wanted, compute, on_batch)
+        else:
+            seen = self._searched(search, logit_khw, compute, on_batch)
         if not np.isfinite(logit_khw).all():
             raise BrokenModel(f"{self.name}: expected finite logits.")
         return Grown(logit_khw, seen, Growth(first[1], first[2]), liver_kji, self.runtime.cores)
+
+    def _searched(
+        self, search: Search, logit_khw: Probability, compute: Callable[[Sequence[int]], None], on_batch: OnBatch | None
+    ) -> Mask:
+        """Have the logits of the slices computed that are worth it; returns which these are."""
+        count = len(logit_khw)
+        seen, first = np.zeros(count, np.bool_), search.first(count)
+        self._each(first, compute, None if on_batch is None else lambda done: on_batch(done * len(first) / count))
+        seen[first] = True
+        then = search.then(seen & reaches(logit_khw, search.threshold))
+        share = len(first) / (len(first) + len(then))
+        self._each(then, compute, None if on_batch is None else lambda done: on_batch(share + done * (1.0 - share)))
+        seen[then] = True
+        if on_batch is not None and not then:
+            on_batch(1.0)
+        return seen
 
     def _outputs(
         self, names: Sequence[str], inputs: Feeds, on_wait: Callable[[], None] = lambda: None
