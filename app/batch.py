@@ -22,6 +22,8 @@ from app.overview import write_overview
 from app.sheet import write_sheet
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from app.inference.cascade import Cascade
     from app.pipeline import Progress
     from app.report import Report
@@ -86,7 +88,7 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
     from app.inference.cascade import Cascade
     from app.inference.manifest import load_networks
 
-    runtime = settings.runtime()
+    runtime, signer = settings.runtime(), settings.signer()
     cascade = Cascade(load_networks(settings.models_dir, runtime), runtime)
     console = Console(stderr=True)
     summary: list[dict[str, object]] = []
@@ -94,7 +96,7 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
         title = case.name if len(cases) == 1 else f"{n}/{len(cases)} {case.name}"
         try:
             with progress_bar(console, title, quiet=quiet) as tell:
-                report = _segment(case, cascade, settings, tell)
+                report = _segment(case, cascade, settings, signer, tell)
         except HepasegError as error:
             console.print(f"{case.name}: {sentence(error)}", style="red", markup=False, soft_wrap=True)
             summary.append({"name": case.name, "status": "failed", "code": error.code, "detail": error.detail})
@@ -112,7 +114,9 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
     return failed
 
 
-def _segment(case: Case, cascade: Cascade, settings: Settings, tell: Progress) -> Report:
+def _segment(
+    case: Case, cascade: Cascade, settings: Settings, signer: Ed25519PrivateKey | None, tell: Progress
+) -> Report:
     from app.pipeline import Request, run
 
     request = Request(
@@ -123,6 +127,7 @@ def _segment(case: Case, cascade: Cascade, settings: Settings, tell: Progress) -
         case.series_uid,
         settings.dicom_form(),
         settings.split_lesions,
+        signer,
     )
     try:
         case.output.parent.mkdir(parents=True, exist_ok=True)

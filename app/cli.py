@@ -138,6 +138,34 @@ def models(models: Path | None) -> None:
             click.echo(f"sha256 {network.sha256}")
 
 
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--key", type=EXISTING, help="Public key in PEM that must have signed.")
+def verify(folder: Path, key: Path | None) -> None:
+    """Check the receipt in a folder of results: its signature, and that every file is as it was written."""
+    from app.replay import verify as verify_results
+
+    with _errors_as_messages():
+        verify_results(folder, key, click.echo)
+
+
+@main.command()
+@click.argument("folder", type=FOLDER)
+@click.argument("scan", type=EXISTING)
+@click.option("--reference", type=EXISTING, help="The reference, if the answer was compared with one.")
+@click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
+@click.option("--models", type=EXISTING, help="Folder with manifest.json (HEPASEG_MODELS_DIR).")
+def replay(folder: Path, scan: Path, reference: Path | None, output: Path, models: Path | None) -> None:
+    """Run again what the receipt in FOLDER states about SCAN, and compare what comes out byte for byte.
+
+    Exits with 1 if it comes out otherwise.
+    """
+    from app.replay import replay as run_again
+
+    with _errors_as_messages():
+        run_again(folder, scan, reference, output, _settings(models_dir=models), click.echo)
+
+
 def _show_page(url: str) -> None:
     import webbrowser
 

@@ -19,6 +19,7 @@ HepasegError
 ├── NotReady                the networks are not loaded, or not on the device that was asked for
 │   └── StorageUnreachable  the store of scans and results does not answer
 ├── PeerFailed              the PACS did not answer, or not as it should
+├── BrokenReceipt           results that are not what their receipt states
 ├── Canceled                the job was canceled while it ran
 └── BrokenModel             a network file that is not what the manifest says
 
@@ -169,6 +170,13 @@ class PeerFailed(HepasegError):
 
     code = "pacs_failed"
     title = "The PACS does not answer"
+
+
+class BrokenReceipt(HepasegError):
+    """A receipt that is missing, forged or damaged, or results that are not what it states."""
+
+    code = "broken_receipt"
+    title = "The receipt does not hold"
 
 
 class Canceled(HepasegError):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from app import receipt as receipts
 from app.agreement import agree
-from app.dicom.results import DEFAULT_FORM, DICOM_FILES, DicomForm, remarks, write_dicom
+from app.dicom.results import DEFAULT_FORM, DICOM_FILES, STRUCTURES, DicomForm, remarks, write_dicom
 from app.imaging.atomic import write_text
 from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_scan
@@ -22,8 +25,11 @@ from app.quality import Finding, Quality, check_scan, check_segmentation, requir
 from app.report import Measurements, ModelReport, Report, ScanReport, Timings, lesion_instances, measure
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from app.inference.cascade import Cascade
     from app.inference.network import Network
+    from app.inference.session import Runtime
 
 #: (stage, fraction of the whole run from 0 to 1). It may raise, which ends the run: this is how a job is canceled.
 Progress = Callable[[str, float], None]
@@ -32,7 +38,7 @@ Progress = Callable[[str, float], None]
 STAGES = {"read": 0.05, "quality": 0.02, "liver": 0.4, "lesion": 0.2, "crf": 0.2, "measure": 0.08, "write": 0.05}
 
 #: What a finished run leaves in its output folder.
-FILES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "preview.png", "report.json")
+FILES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "preview.png", "report.json", receipts.NAME)
 #: What it leaves besides if the scan was a DICOM series: the scan as a viewer can load it, and the results as DICOM
 #: (and `STRUCTURES`, if that is wanted).
 SERIES_FILES = ("scan.nii.gz", *DICOM_FILES)
@@ -44,6 +50,7 @@ class Request:
 
     series_uid: which series of a zip, or None if there is one. dicom: how results are written as DICOM.
     split_lesions: whether lesions that touch count as several where a neck lies between them.
+    signing_key: what the receipt is signed with, if it is.
     """
 
     scan: Path
@@ -53,6 +60,7 @@ class Request:
     series_uid: str | None = None
     dicom: DicomForm = DEFAULT_FORM
     split_lesions: bool = False
+    signing_key: Ed25519PrivateKey | None = field(default=None, repr=False)
 
 
 def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stage, _fraction: None) -> Report:
@@ -88,7 +96,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
         write_volume(request.output / "scan.nii.gz", scan.volume)
         write_dicom(request.output, scan.dicom, segmentation, report, request.dicom)
     report = report.model_copy(update={"timings_s": clock.timings()})
-    write_text(request.output / "report.json", report.model_dump_json(indent=2) + "\n")
+    _write_report(request, report, cascade.runtime)
     return report
 
 
@@ -132,6 +140,42 @@ def _write_images(request: Request, scan: Scan, segmentation: Segmentation) -> N
     for name, labels in images.items():
         write_labels(output / f"{name}.nii.gz", labels, geometry, header_of=None if scan.dicom else request.scan)
     write_preview(output / "preview.png", scan.volume, segmentation)
+
+
+def _write_report(request: Request, report: Report, runtime: Runtime) -> None:
+    """receipt.json, then report.json, which is last: with it the results are whole."""
+    text = report.model_dump_json(indent=2) + "\n"
+    outputs = receipts.sums(request.output, {*FILES, *SERIES_FILES, STRUCTURES} - {receipts.NAME, "report.json"})
+    receipt = receipts.Receipt(
+        made_at=receipts.now(),
+        scan=report.scan.sha256,
+        reference=None if request.reference is None else receipts.sha256_of(request.reference),
+        networks=report.models,
+        software=receipts.software(),
+        options=_options(request, runtime),
+        verdict=report.quality.verdict,
+        findings=tuple(found.code for found in report.quality.findings),
+        timings_s=report.timings_s,
+        outputs=outputs | {"report.json": hashlib.sha256(text.encode()).hexdigest()},
+        report_sha256=receipts.report_sha256(json.loads(text)),
+    )
+    signed = receipts.signed(receipt, request.signing_key)
+    write_text(request.output / receipts.NAME, signed.model_dump_json(indent=2) + "\n")
+    write_text(request.output / "report.json", text)
+
+
+def _options(request: Request, runtime: Runtime) -> receipts.Options:
+    return receipts.Options(
+        provider=runtime.provider,
+        precision=runtime.precision,
+        crf_backend=runtime.crf_backend,
+        split_lesions=request.split_lesions,
+        seg_kind=request.dicom.seg_kind,
+        rtstruct=request.dicom.rtstruct,
+        series_uid=request.series_uid,
+        threads=runtime.cores,
+        batch=runtime.slices,
+    )
 
 
 def _describe(scan: Scan) -> ScanReport:

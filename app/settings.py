@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from app.imaging.scan import Limits
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from app.dicom.results import DicomForm
     from app.inference.session import Runtime
 
@@ -63,6 +65,9 @@ class Settings(BaseSettings):
     seg_kind: Literal["BINARY", "LABELMAP"] = "BINARY"
     #: Whether outlines are written too, as an RT structure set.
     rtstruct: bool = False
+
+    #: Private Ed25519 key in a PEM file that receipts are signed with; empty leaves them unsigned.
+    signing_key: str = ""
 
     #: Largest request body.
     max_upload_bytes: int = Field(2048 * _MIB, ge=1)
@@ -117,6 +122,12 @@ class Settings(BaseSettings):
         from app.inference.session import Runtime
 
         return Runtime(self.threads, self.provider, self.batch, self.crf_backend, self.precision)
+
+    def signer(self) -> Ed25519PrivateKey | None:
+        """The key that receipts are signed with, if there is one. Raises InvalidRequest."""
+        from app.receipt import private_key
+
+        return private_key(Path(self.signing_key).expanduser()) if self.signing_key else None
 
     def dicom_form(self) -> DicomForm:
         """How results are written as DICOM."""

@@ -18,7 +18,7 @@ from app.api.problems import responses
 from app.api.views import JobBody, JobPage, body_of, read_result, summary_of
 from app.errors import Conflict, InvalidRequest, NotFound
 from app.jobs.job import FINISHED, Job, Status
-from app.jobs.results import DICOM_NAMES
+from app.jobs.results import DICOM_NAMES, RECEIPT_NAME
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -112,6 +112,8 @@ def _add_result(name: str, media_type: str, what: str) -> None:
             raise Conflict(f"There is no {name}: the job is {state}.")
         if name in DICOM_NAMES and name not in parts.files.names(job.id, job.published):
             raise NotFound(f"There is no {name}: no DICOM series was sent, or this service does not write it.")
+        if name == RECEIPT_NAME and name not in parts.files.names(job.id, job.published):
+            raise NotFound("There is no receipt.json: this job was run before there were receipts.")
         headers = {"ETag": f'"{job.id}-{job.published}-{name}"', "Cache-Control": "private, no-cache"}
         if if_none_match is not None and headers["ETag"] in if_none_match:
             return Response(status_code=304, headers=headers)
@@ -126,6 +128,7 @@ _add_result("liver.nii.gz", _GZIP, "The liver with its lesions: 0 or 1 (uint8)."
 _add_result("lesions.nii.gz", _GZIP, "Each lesion with the id it has in the report.")
 _add_result("report.json", "application/json", "What was measured.")
 _add_result("preview.png", "image/png", "Slices with the contours drawn in.")
+_add_result("receipt.json", "application/json", "What went in, what ran and what came out, by SHA-256, signed.")
 _add_result("seg.dcm", _DICOM, "Liver and lesions as a DICOM segmentation; 404 if no DICOM series was sent.")
 _add_result("sr.dcm", _DICOM, "What was measured as a DICOM structured report; 404 if no DICOM series was sent.")
 _add_result("rtstruct.dcm", _DICOM, "Outlines as an RT structure set; 404 without DICOM, or where none is written.")

@@ -39,6 +39,7 @@ _EXAMPLE: dict[str, Any] = {
         "lesions": None,
         "report": None,
         "preview": None,
+        "receipt": None,
         "seg": None,
         "sr": None,
         "rtstruct": None,
@@ -66,6 +67,7 @@ class Links(BaseModel):
     lesions: str | None
     report: str | None
     preview: str | None
+    receipt: str | None
     seg: str | None = Field(description="only if a DICOM series was sent")
     sr: str | None = Field(description="only if a DICOM series was sent")
     rtstruct: str | None = Field(description="only if a DICOM series was sent and HEPASEG_RTSTRUCT is set")
@@ -185,6 +187,7 @@ def _links(parts: Parts, job: Job) -> Links:
         lesions=result("lesions.nii.gz"),
         report=result("report.json"),
         preview=result("preview.png"),
+        receipt=result("receipt.json"),
         seg=result("seg.dcm"),
         sr=result("sr.dcm"),
         rtstruct=result("rtstruct.dcm"),

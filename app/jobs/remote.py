@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import Gone, InvalidRequest, StorageUnreachable
-from app.jobs.results import DICOM_NAMES, RESULT_NAMES, JobFiles
+from app.jobs.results import NAMES, JobFiles
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -87,7 +87,7 @@ class RemoteFiles(JobFiles):
 
     def result(self, job_id: str, attempt: int, name: str) -> Path:
         """A copy of a file of a published attempt; raises Gone if it was erased meanwhile."""
-        if name not in RESULT_NAMES + DICOM_NAMES:
+        if name not in NAMES:
             raise Gone("The results of this job are erased.")
         return self._fetch(f"jobs/{job_id}/attempts/{attempt}/{name}")
 

@@ -23,6 +23,9 @@ from app.settings import Settings
 RESULT_NAMES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "report.json", "preview.png")
 #: What it holds besides if a DICOM series was sent; the last only if HEPASEG_RTSTRUCT wants it.
 DICOM_NAMES = ("scan.nii.gz", "seg.dcm", "sr.dcm", "rtstruct.dcm")
+#: What it holds besides since there are receipts.
+RECEIPT_NAME = "receipt.json"
+NAMES = (*RESULT_NAMES, *DICOM_NAMES, RECEIPT_NAME)
 
 
 class JobFiles:
@@ -96,7 +99,7 @@ class JobFiles:
     def result(self, job_id: str, attempt: int, name: str) -> Path:
         """A file of a published attempt; raises Gone if it was erased meanwhile."""
         path = self._jobs / job_id / "attempts" / str(attempt) / name
-        if name not in RESULT_NAMES + DICOM_NAMES or not path.is_file():
+        if name not in NAMES or not path.is_file():
             raise Gone("The results of this job are erased.")
         return path
 

@@ -303,13 +303,12 @@ def _prepare(settings: Settings) -> tuple[Run, dict[str, object]]:
     from app.inference.manifest import load_networks
 
     runtime, limits, form = settings.runtime(), settings.limits(), settings.dicom_form()
+    split, signer = settings.split_lesions, settings.signer()
     networks = load_networks(settings.models_dir, runtime)
     cascade = Cascade(networks, runtime)
 
     def run(work: Work, tell: Progress) -> list[Notice]:
-        request = pipeline.Request(
-            work.scan, work.reference, work.output, limits, work.series_uid, form, settings.split_lesions
-        )
+        request = pipeline.Request(work.scan, work.reference, work.output, limits, work.series_uid, form, split, signer)
         report = pipeline.run(request, cascade, tell)
         told = [found for found in report.quality.findings if found.severity != "info"]
         return [Notice(code=found.code, detail=found.detail) for found in told]

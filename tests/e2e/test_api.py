@@ -47,13 +47,19 @@ def test_a_scan_goes_in_and_labels_on_its_own_grid_come_out(service: Service, sc
     assert np.array_equal(np.asarray(labels.dataobj), expected)
 
 
+def test_a_job_that_was_run_before_there_were_receipts_has_none(service: Service, scan):
+    job = service.ended(service.send(scan).json())  # nor has one of the stand-in that runs these jobs
+    assert job["links"]["receipt"] is None
+    assert_problem(service.client.get(f"/jobs/{job['id']}/receipt.json"), 404, "not_found")
+
+
 def test_the_body_of_a_job_has_the_fields_of_the_contract(service: Service, scan):
     job = service.ended(service.send(scan).json())
     assert set(job) == {
         *("id", "status", "priority", "stage", "progress", "queue", "created_at", "started_at", "completed_at"),
         *("error", "warnings", "deliveries", "report", "links"),
     }
-    assert set(job["links"]) == {"self", "cancel", "events", *RESULTS, "seg", "sr", "rtstruct"}
+    assert set(job["links"]) == {"self", "cancel", "events", *RESULTS, "receipt", "seg", "sr", "rtstruct"}
     assert job["links"]["seg"] is job["links"]["sr"] is job["links"]["rtstruct"] is None
     assert job["warnings"] == [{"code": "thick_slices", "detail": "The slices are thick."}]
     assert job["created_at"] <= job["started_at"] <= job["completed_at"]
