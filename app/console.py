@@ -39,7 +39,7 @@ def show_report(console: Console, report: Report) -> None:
     if report.lesions:
         console.print(_lesion_table(report))
     if len(report.lesions) > MOST_ROWS:
-        console.print(f"and {len(report.lesions) - MOST_ROWS} smaller ones, all in report.json")
+        console.print(f"and {len(report.lesions) - MOST_ROWS} smaller, all in report.json")
     if report.agreement is not None:
         console.print(_agreement_table(report.agreement))
         by_lesion = report.agreement.lesion.by_lesion

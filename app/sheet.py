@@ -145,7 +145,7 @@ def _key_numbers(report: Report) -> str:
 def _lesions(report: Report) -> str:
     if not report.lesions:
         return "<p>No lesion was found. That does not mean that there is none.</p>"
-    head = ("Lesion", "ml", "% of liver", "longest mm", "across mm", "mean HU", "R, A, S mm", "at edge")
+    head = ("Lesion", "ml", "% of liver", "longest mm", "across mm", "mean HU", "prob. %", "R, A, S mm", "at edge")
     rows = [
         (
             str(lesion.id),
@@ -154,13 +154,15 @@ def _lesions(report: Report) -> str:
             f"{lesion.longest_axial_diameter_mm:.1f}",
             f"{lesion.perpendicular_diameter_mm:.1f}",
             f"{lesion.mean_hu:.0f}",
+            "–" if lesion.mean_probability is None else f"{100 * lesion.mean_probability:.0f}",
             ", ".join(f"{x:.0f}" for x in lesion.centroid_mm),
             "yes" if lesion.touches_border else "no",
         )
         for lesion in report.lesions[:MOST_ROWS]
     ]
     more = len(report.lesions) - MOST_ROWS
-    return _table(head, rows) + (f'<p class="small">and {more} smaller ones</p>' if more > 0 else "")
+    rest = f"and {more} smaller · " if more > 0 else ""
+    return f'{_table(head, rows)}<p class="small">{rest}prob.: what the network said on average; not calibrated</p>'
 
 
 def _agreement(agreement: Agreement | None) -> str:

@@ -17,7 +17,7 @@ import pytest
 
 from app.imaging.nifti import write_labels, write_volume
 from tests.analytic_networks import phantom_models
-from tests.browser.visits import Service, Visit, until
+from tests.browser.visits import LARGEST_BYTES, PATIENCE_S, Service, Visit, until
 from training.phantom import abdomen
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.browser)
+            item.add_marker(pytest.mark.timeout(4 * PATIENCE_S))
 
 
 @pytest.fixture(scope="session")
@@ -70,13 +71,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "HEPASEG_PORT": str(port),
         "HEPASEG_THREADS": "1",
         "HEPASEG_MIN_FREE_BYTES": "0",
-        "SLOW_PAUSE_FILE": str(folder / "pause"),
+        "HOLD_FILE": str(folder / "hold"),
+        "HEPASEG_MAX_UPLOAD_BYTES": str(LARGEST_BYTES),
         "PYTHONPATH": str(REPOSITORY),
     }
     running = Service(
-        f"http://127.0.0.1:{port}", folder / "pause", folder / "ct.nii.gz", folder / "reference.nii.gz", phantom
+        f"http://127.0.0.1:{port}", folder / "hold", folder / "ct.nii.gz", folder / "reference.nii.gz", phantom
     )
-    running.pause(0)
+    running.release()
     with (folder / "log").open("wb") as log:
         command = [sys.executable, str(HERE / "slow_serve.py")]
         process = subprocess.Popen(command, env={**os.environ, **given}, stdout=log, stderr=log)
@@ -91,7 +93,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 def _is_ready(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/health/ready", timeout=5).status_code == 200
+        return httpx.get(f"{url}/health/ready", timeout=30).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -100,6 +102,7 @@ def _is_ready(url: str) -> bool:
 def visit(chromium: Browser, service: Service) -> Iterator[Visit]:
     """A new window, which must in the end have spoken to the service alone and have complained about nothing."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900}, accept_downloads=True)
+    context.set_default_timeout(1000 * PATIENCE_S)
     page = context.new_page()
     made = Visit(page, service.url)
     page.on("request", lambda request: made.requests.append(request.url))

@@ -1,4 +1,4 @@
-"""`hepaseg serve` with a worker that dawdles in each stage, so that a browser can watch and cancel."""
+"""`hepaseg serve` with a worker that waits in a stage if it is told to, so that a browser can watch and cancel."""
 
 from __future__ import annotations
 

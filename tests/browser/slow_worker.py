@@ -1,4 +1,4 @@
-"""The real worker with the real pipeline, pausing at every step for as long as the file SLOW_PAUSE_FILE says."""
+"""The real worker with the real pipeline, which waits in the stage that HOLD_FILE names for as long as it does so."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from app.settings import Settings
 
 def prepare() -> tuple[Callable, dict]:
     run, cards = worker._prepare(Settings())
-    pause = Path(os.environ["SLOW_PAUSE_FILE"])
+    hold = Path(os.environ["HOLD_FILE"])
 
     def slowly(work: worker.Work, tell: Progress):
         def telling(stage: str, progress: float) -> None:
             tell(stage, progress)
-            time.sleep(float(pause.read_text()))
-            tell(stage, progress)
+            while hold.read_text() == stage:
+                time.sleep(0.05)
+                tell(stage, progress)
 
         return run(work, telling)
 

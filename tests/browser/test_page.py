@@ -3,8 +3,14 @@
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from app.imaging.nifti import write_volume
+from app.imaging.volume import Geometry, Volume
+from app.quality import Finding, Quality
+from app.report import Report
+from app.sheet import sheet_html
 from tests.browser.visits import Service, Visit, until
 
 WEB = Path(__file__).resolve().parent.parent.parent / "app/web"
@@ -45,13 +51,13 @@ def test_axe_finds_nothing_serious(visit: Visit, service: Service, scheme):
 
 
 def test_a_job_on_its_way_is_accessible_too(visit: Visit, service: Service):
-    service.pause(0.5)
+    service.hold("liver")
     visit.open("/")
     visit.page.set_input_files("input[name=file]", service.scan)
     visit.page.get_by_role("button", name="Segment this scan").click()
     until(lambda: visit.page.locator(".steps [data-state=now]").count())
     found = serious(visit)
-    service.pause(0)
+    service.release()
     visit.wait_for_pictures()
     assert found == []
 
@@ -94,6 +100,17 @@ def test_no_file_of_the_page_has_inline_script_style_or_eval():
         assert re.search(r"https?://", text) is None, script.name
 
 
+def test_every_documented_error_comes_with_something_to_do():
+    docs = WEB.parent.parent / "docs"
+    errors = set(re.findall(r"^\| \d{3} \| `(\w+)`", (docs / "http.md").read_text("utf-8"), re.MULTILINE))
+    refused = " ".join(re.findall(r"refused,([^|]*)\|", (docs / "pacs.md").read_text("utf-8")))
+    errors |= set(re.findall(r"`([a-z_]+)`", refused))
+    words = (WEB / "js/words.js").read_text("utf-8")
+    advised = set(re.findall(r"^  (\w+):", words[words.index("const ADVICE") :], re.MULTILINE))
+    assert len(errors) > 35
+    assert errors - advised == set()
+
+
 def test_the_page_is_light_and_the_viewer_comes_only_with_a_result(visit: Visit, service: Service):
     job = service.send()
     wire = visit.page.context.new_cdp_session(visit.page)
@@ -129,6 +146,28 @@ def test_nothing_is_cut_off_on_small_screens(visit: Visit, service: Service, wid
     assert stage["height"] > 400
 
 
+def test_the_page_stays_where_its_reader_put_it(visit: Visit, service: Service):
+    visit.page.set_viewport_size({"width": 1024, "height": 768})
+    visit.open_result(service.send())
+    assert visit.page.evaluate("scrollY") == 0
+    visit.page.keyboard.press("n")
+    assert visit.page.evaluate("scrollY") == 0
+
+
+def test_all_columns_of_the_lesions_are_seen_even_where_one_is_cut_off(visit: Visit, service: Service, tmp_path):
+    whole = service.phantom.volume
+    few = np.asfortranarray(whole.voxels[:, :, 18:26])
+    write_volume(tmp_path / "few.nii.gz", Volume(few, Geometry(few.shape, whole.geometry.affine)))
+    job = service.send(scan=tmp_path / "few.nii.gz")
+    visit.open_result(job)
+    for lesion in job["report"]["lesions"]:
+        said = visit.page.locator(f"tr[data-lesion='{lesion['id']}'] td").last.inner_text()
+        assert abs(float(said) - 100 * lesion["mean_probability"]) <= 0.51
+    assert visit.page.locator(".lesions .tag", has_text="edge").count() > 0
+    table = visit.page.locator(".lesion-scroll")
+    assert table.evaluate("(list) => list.scrollWidth - list.clientWidth") <= 0
+
+
 def test_light_and_dark_follow_the_system_and_the_button(visit: Visit):
     ground = "getComputedStyle(document.body).backgroundColor"
     visit.page.emulate_media(color_scheme="dark")
@@ -158,5 +197,26 @@ def test_the_sheet_is_one_page_that_needs_no_other(visit: Visit, service: Servic
     assert "analytic-lesion 0.0.1" in text
     assert visit.page.evaluate("document.scripts.length") == 0
     assert len([url for url in visit.requests if not url.startswith("data:")]) == 1
-    printed = visit.page.pdf(format="A4")
-    assert len(re.findall(rb"/Type\s*/Page\b", printed)) == 1
+    assert pages_of(visit) == 1
+
+
+def pages_of(visit: Visit) -> int:
+    """How many pages of A4 the page becomes in print."""
+    return len(re.findall(rb"/Type\s*/Page\b", visit.page.pdf(format="A4")))
+
+
+def test_the_sheet_is_one_page_with_all_that_it_may_have_to_say(visit: Visit, service: Service):
+    job = service.send(service.reference)
+    report = Report.model_validate(job["report"])
+    long = "The liver reaches the bottom and the top of the scan, and the scan is tilted: its volume may be incomplete."
+    many = report.model_copy(
+        update={
+            "lesions": tuple(report.lesions[0].model_copy(update={"id": n}) for n in range(1, 301)),
+            "quality": Quality(findings=tuple(Finding(code="x", severity="warn", detail=long) for _ in range(4))),
+        }
+    )
+    picture = service.get(f"/jobs/{job['id']}/preview.png").content
+    visit.open("/jobs/nothing")
+    visit.page.set_content(sheet_html(many, picture, job_id=job["id"]))
+    assert "and 290 smaller" in visit.page.content()
+    assert pages_of(visit) == 1

@@ -17,36 +17,53 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: How long to wait for what must come; a browser that draws in software beside other work is slow.
+PATIENCE_S = 240.0
+#: The largest upload that the service under test takes.
+LARGEST_BYTES = 40_000_000
+
 
 @dataclass
 class Service:
-    """A running `hepaseg serve`, whose worker pauses as long as the test likes."""
+    """A running `hepaseg serve`, whose worker waits in a stage as long as the test likes."""
 
     url: str
-    pause_file: Path
+    hold_file: Path
     scan: Path
     reference: Path
     phantom: Phantom
 
-    def pause(self, seconds: float) -> None:
-        self.pause_file.write_text(str(seconds))
+    def hold(self, stage: str) -> None:
+        """Let every job wait in this stage."""
+        part = self.hold_file.with_suffix(".part")
+        part.write_text(stage)
+        part.replace(self.hold_file)
+
+    def release(self) -> None:
+        """Let jobs run to their end."""
+        self.hold("")
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.url + path, timeout=30)
+        return httpx.get(self.url + path, timeout=PATIENCE_S)
 
-    def send(self, reference: Path | None = None) -> dict:
-        """A job that has ended, sent without the browser."""
-        files = {"file": ("ct", self.scan.read_bytes())}
+    def send(self, reference: Path | None = None, *, scan: Path | None = None) -> dict:
+        """A job that has ended, sent without the browser; of the phantom, or of another scan."""
+        files = {"file": ("ct", (scan or self.scan).read_bytes())}
         if reference is not None:
             files["reference"] = ("reference", reference.read_bytes())
-        self.pause(0)
-        answer = httpx.post(f"{self.url}/segment", files=files, headers={"Prefer": "wait=60"}, timeout=90)
-        assert answer.status_code == 200, answer.text
-        assert answer.json()["status"] == "succeeded", answer.text
-        return answer.json()
+        self.release()
+        answer = httpx.post(f"{self.url}/segment", files=files, headers={"Prefer": "wait=60"}, timeout=PATIENCE_S)
+        assert answer.status_code in {200, 202}, answer.text
+        job = until(lambda: self._ended(answer.json()["id"]))
+        assert job["status"] == "succeeded", job
+        return job
+
+    def _ended(self, job_id: str) -> dict | None:
+        job = self.get(f"/jobs/{job_id}").json()
+        return None if job["status"] in {"queued", "running"} else job
 
 
-def until(condition: Callable[[], T | None], seconds: float = 60.0) -> T:
+def until(condition: Callable[[], T | None], seconds: float = PATIENCE_S) -> T:
     """What `condition` gives once it gives something; `wait_for_function` would need eval, which the policy forbids."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
@@ -73,7 +90,7 @@ class Visit:
         self.wait_for_pictures()
 
     def wait_for_pictures(self) -> None:
-        until(lambda: self.page.locator(".readout[data-ready=yes]").count(), 90)
+        until(lambda: self.page.locator(".readout[data-ready=yes]").count())
         self.settle()
 
     def settle(self) -> None:
@@ -81,6 +98,11 @@ class Visit:
         self.page.evaluate(
             "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done, 150))))"
         )
+
+    def asked(self, ending: str) -> int:
+        """How often the page has asked for an address with this ending."""
+        self.page.evaluate("0")  # what has happened is heard of when the page is spoken to
+        return sum(url.endswith(ending) for url in self.requests)
 
     def crosshair_mm(self) -> list[float]:
         return [float(x) for x in self.page.locator(".readout").get_attribute("data-mm").split(",")]

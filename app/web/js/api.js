@@ -7,6 +7,9 @@ export class Problem extends Error {
   }
 }
 
+const RETRY_MS = 2000;
+const HIDDEN_MS = 5000;
+const ENDED = new Set(["succeeded", "failed", "canceled", "expired"]);
 const UNREACHABLE = { title: "The service does not answer", detail: "The connection failed.", code: "network" };
 
 function problemOf(status, text) {
@@ -40,8 +43,11 @@ export function listJobs({ status, cursor, limit = 25 }) {
   return ask(`/jobs?${query}`);
 }
 
+/** A key for one sending: if its answer got lost, sending again under it gives the job that was made, not another one. */
+export const newKey = () => [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+
 /** Send a scan. `onProgress(sent, total)` in bytes. Gives { done, abort }: done becomes the job or throws Problem. */
-export function sendScan(form, onProgress) {
+export function sendScan(form, key, onProgress) {
   const request = new XMLHttpRequest();
   const done = new Promise((resolve, reject) => {
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded, event.total);
@@ -49,9 +55,10 @@ export function sendScan(form, onProgress) {
       if (request.status < 300) resolve(JSON.parse(request.responseText));
       else reject(problemOf(request.status, request.responseText));
     };
-    request.onerror = () => reject(new Problem(UNREACHABLE));
+    request.onerror = () => reject(new Problem({ ...UNREACHABLE, detail: "The connection broke before everything was sent." }));
     request.onabort = () => reject(new Problem({ title: "Upload canceled", code: "aborted" }));
     request.open("POST", "/segment");
+    request.setRequestHeader("Idempotency-Key", key);
     request.send(form);
   });
   return { done, abort: () => request.abort() };
@@ -59,34 +66,43 @@ export function sendScan(form, onProgress) {
 
 /**
  * Follow a job until it ends. The browser reconnects by itself where the line breaks; where the service answers with an
- * error, or the browser gives up, the job is asked for and the line opened again.
+ * error, or the browser gives up, the job is asked for and the line opened again. A page that nobody looks at asks now and
+ * then instead: a browser opens six lines to a service at most, in all its tabs together.
  * handlers: onStep({status, stage, progress}), onEnd(job), onLost(problem or null). Gives a function that stops.
  */
 export function watchJob(id, { onStep, onEnd, onLost }) {
-  let source = null;
-  let timer = 0;
-  const stop = () => { source?.close(); clearTimeout(timer); };
+  let [source, timer, turn] = [null, 0, 0];
+  const isSeen = () => document.visibilityState === "visible";
+  const hangUp = () => { turn += 1; source?.close(); clearTimeout(timer); };
+  const stop = () => { hangUp(); document.removeEventListener("visibilitychange", look); };
+  const end = (job) => { stop(); onLost(null); onEnd(job); };
   const listen = (event) => { onLost(null); onStep(JSON.parse(event.data)); };
-  const retry = async () => {
-    try {
-      await getJob(id);
-      open();
-    } catch (problem) {
-      onLost(problem);
-      if (problem.status === 0 || problem.status >= 500) timer = setTimeout(retry, 2000);
-    }
-  };
-  const open = () => {
+
+  function open() {
     source = new EventSource(`/jobs/${encodeURIComponent(id)}/events`);
     source.addEventListener("stage", listen);
     source.addEventListener("progress", listen);
-    source.addEventListener("completed", (event) => { stop(); onLost(null); onEnd(JSON.parse(event.data)); });
+    source.addEventListener("completed", (event) => end(JSON.parse(event.data)));
     source.onerror = () => {
       onLost(new Problem({ ...UNREACHABLE, title: "Connection lost", detail: "Trying again…" }));
-      if (source.readyState === EventSource.CLOSED) timer = setTimeout(retry, 2000);
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(look, RETRY_MS);
     };
-  };
-  open();
+  }
+
+  async function look() {
+    hangUp();
+    const mine = turn;
+    const [job, problem] = await getJob(id).then((found) => [found, null], (error) => [null, error]);
+    if (mine !== turn) return;
+    onLost(problem);
+    if (job && ENDED.has(job.status)) end(job);
+    else if (job && isSeen()) open();
+    else if (job) { onStep(job); timer = setTimeout(look, HIDDEN_MS); }
+    else if (problem.status === 0 || problem.status >= 500) timer = setTimeout(look, RETRY_MS);
+  }
+
+  document.addEventListener("visibilitychange", look);
+  if (isSeen()) open(); else look();
   return stop;
 }
 

@@ -5,20 +5,18 @@ import { showHelp } from "./help.js";
 import { jobPage } from "./job.js";
 
 const main = document.getElementById("main");
-let leave = () => {};
-let pressed = () => false;
+let page = {};
 
-/** Show what an address stands for. A page gives { leave, onKey }, both optional. */
+/** Show what an address stands for. A page gives { mayLeave, leave, onKey }, all optional. */
 function show() {
-  leave();
+  page.leave?.();
   const found = /^\/view\/([^/]+)\/?$/.exec(location.pathname);
-  const page = found ? jobPage(main, decodeURIComponent(found[1]), go) : homePage(main, go);
-  leave = page.leave ?? (() => {});
-  pressed = page.onKey ?? (() => false);
+  page = found ? jobPage(main, decodeURIComponent(found[1]), go) : homePage(main, go);
 }
 
 /** Go to an address of this page without loading it anew. */
 export function go(path) {
+  if (page.mayLeave?.() === false) return;
   history.pushState(null, "", path);
   show();
   main.focus({ preventScroll: true });
@@ -38,7 +36,7 @@ function onKey(event) {
   const everywhere = { "?": showHelp, t: window.toggleTheme, g: () => go("/") };
   const action = everywhere[event.key];
   if (action) action();
-  else if (!pressed(event)) return;
+  else if (!page.onKey?.(event)) return;
   event.preventDefault();
 }
 

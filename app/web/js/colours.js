@@ -4,7 +4,7 @@ export const LIVER = [38, 198, 160];
 const LESIONS = [
   [255, 112, 67], [255, 202, 40], [171, 130, 255], [66, 165, 245], [236, 64, 122], [156, 204, 101], [255, 167, 112], [77, 208, 225],
 ];
-const MARKED = [255, 255, 255];
+export const MARKED = [255, 255, 255];
 
 export const lesionColour = (id) => LESIONS[(id - 1) % LESIONS.length];
 export const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
@@ -12,13 +12,13 @@ export const css = ([r, g, b]) => `rgb(${r} ${g} ${b})`;
 /** Look-up table of labels.nii.gz: only the liver around the lesions is drawn, lesions have their own layer. */
 export const liverMap = () => map([[0, 0, 0], LIVER, LIVER], [0, 255, 0], ["", "liver", "lesion"]);
 
-/** Look-up table of lesions.nii.gz: each in its colour, the marked one in white. */
-export function lesionMap(count, marked) {
+/** Look-up table of lesions.nii.gz: each in its colour. */
+export function lesionMap(count) {
   const colours = [[0, 0, 0]];
   const alpha = [0];
   const labels = [""];
   for (let id = 1; id <= count; id += 1) {
-    colours.push(id === marked ? MARKED : lesionColour(id));
+    colours.push(lesionColour(id));
     alpha.push(255);
     labels.push(`lesion ${id}`);
   }

@@ -1,7 +1,7 @@
 // The tool bar over the pictures and the keys that do the same.
 import { choice, h } from "./dom.js";
 import { DIFFERENCE_COLOURS, DIFFERENCE_WORDS, LIVER, css } from "./colours.js";
-import { WINDOWS } from "./viewer.js";
+import { FILL, WINDOWS } from "./viewer.js";
 
 const LAYOUTS = [
   ["planes", "All", "Three planes and 3-D (4)"], ["axial", "Axial", "1"], ["coronal", "Coronal", "2"], ["sagittal", "Sagittal", "3"], ["volume", "3-D", "5"],
@@ -16,8 +16,8 @@ export function controls(viewer, reference) {
   const layout = choice("Layout", LAYOUTS, "planes", (name) => viewer.setLayout(name));
   const windows = choice("Window", WINDOW_NAMES, "abdomen", (name) => viewer.setWindow(WINDOWS[name]));
   const levels = h("span", { class: "levels muted small", title: "window width and level in HU; drag with the right button to change" });
-  const liver = layer(viewer, "liver", "Liver", 0.3, css(LIVER));
-  const lesions = layer(viewer, "lesions", "Lesions", 0.6, "conic-gradient(#ff7043, #ffca28, #ab82ff, #42a5f5, #ff7043)");
+  const liver = layer(viewer, "liver", "Liver", FILL.liver, css(LIVER));
+  const lesions = layer(viewer, "lesions", "Lesions", FILL.lesions, "conic-gradient(#ff7043, #ffca28, #ab82ff, #42a5f5, #ff7043)");
   const outline = toggle("Contours", "Contours instead of areas (c)", (on) => viewer.setOutline(on));
   const measure = toggle("Measure", "Drag to measure a distance (m)", (on) => viewer.setMeasuring(on));
   const legend = differenceLegend();

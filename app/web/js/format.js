@@ -2,6 +2,7 @@
 
 export const fixed = (value, digits) => (value === null || value === undefined ? "–" : value.toFixed(digits));
 export const percent = (share, digits = 1) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(digits)} %`);
+export const counted = (count, what) => `${count || "no"} ${what}${count === 1 ? "" : "s"}`;
 
 export function bytes(count) {
   const units = ["B", "kB", "MB", "GB"];

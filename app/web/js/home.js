@@ -15,6 +15,7 @@ export function homePage(main, go) {
       form.element,
       list.element));
   return {
+    mayLeave: form.mayLeave,
     leave() { form.leave(); list.leave(); },
     onKey(event) {
       if (event.key === "/") { list.search(); return true; }

@@ -4,9 +4,11 @@ import { announce, fill, h } from "./dom.js";
 import { problemPanel } from "./problem.js";
 import { progressPage } from "./progress.js";
 import { resultPage } from "./result.js";
+import { STATUS } from "./words.js";
 
 export function jobPage(main, id, go) {
-  document.title = `Scan ${id.slice(0, 8)} – Hepaseg`;
+  const name = `Scan ${id.slice(0, 8)} – Hepaseg`;
+  document.title = name;
   const body = h("div", { class: "job-body" }, h("p", { class: "muted" }, "Loading…"));
   const actions = h("div", { class: "job-actions" });
   fill(main, h("div", { class: "job" },
@@ -22,6 +24,7 @@ export function jobPage(main, id, go) {
     page.leave?.();
     page = {};
     fill(actions);
+    document.title = name;
     if (job.status === "queued" || job.status === "running") {
       page = progressPage(body, job, show);
       return;
@@ -30,7 +33,8 @@ export function jobPage(main, id, go) {
     if (job.status === "succeeded") page = resultPage(body, job);
     else if (job.status === "failed") fill(body, problemPanel(job.error, again()));
     else fill(body, h("section", { class: "panel" }, h("h2", {}, "Canceled"), h("p", {}, "This scan was not segmented."), again()));
-    announce(`Scan ${job.status}`);
+    document.title = `${STATUS[job.status]} · ${name}`;
+    announce(`Scan ${STATUS[job.status]}`);
   }
 
   const again = () => h("p", {}, h("a", { class: "button primary", href: "/", "data-route": true }, "Send another scan"));

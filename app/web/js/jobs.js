@@ -1,11 +1,12 @@
 // The list of scans: newest first, by state, searched by id or by the file name that this tab remembers.
 import { listJobs, names } from "./api.js";
 import { fill, h, table } from "./dom.js";
-import { duration, moment, percent } from "./format.js";
+import { counted, duration, moment, percent } from "./format.js";
 import { STATUS } from "./words.js";
 
 const REFRESH_MS = 3000;
-const STATES = [["", "All states"], ...["queued", "running", "succeeded", "failed", "canceled"].map((s) => [s, STATUS[s]])];
+const SEARCH_PAGES = 10;
+const STATES = [["", "All states"], ...Object.entries(STATUS)];
 
 export function jobList(go) {
   const shown = { status: "", search: "", pages: 1 };
@@ -13,6 +14,7 @@ export function jobList(go) {
   let left = false;
   let asked = 0;
   const body = h("div", { class: "jobs-body" });
+  const trouble = h("p", { class: "lost", role: "status", hidden: true });
   const search = h("input", { type: "search", placeholder: "Search", "aria-label": "Search scans by id or file name", title: "by id or file name ( / )",
     oninput: () => { shown.search = search.value.trim().toLowerCase(); refresh(); },
     onkeydown: (event) => { if (event.key === "Enter" && /^[0-9a-f]{32}$/.test(shown.search)) go(`/view/${shown.search}`); } });
@@ -20,25 +22,33 @@ export function jobList(go) {
     onchange: () => { shown.status = state.value; shown.pages = 1; refresh(); } },
   STATES.map(([value, text]) => h("option", { value }, text)));
   const element = h("section", { class: "panel jobs" },
-    h("div", { class: "panel-head" }, h("h2", {}, "Scans"), h("span", { class: "grow" }), search, state), body);
+    h("div", { class: "panel-head" }, h("h2", {}, "Scans"), h("span", { class: "grow" }), search, state), trouble, body);
 
   async function refresh() {
     clearTimeout(timer);
     const turn = ++asked;
     try {
       const found = await pages();
-      if (!left && turn === asked) draw(found);
+      if (left || turn !== asked) return;
+      draw(found);
+      trouble.hidden = true;
     } catch (problem) {
-      if (!left && turn === asked) fill(body, h("p", { class: "muted" }, `${problem.title}. ${problem.detail}`));
+      if (left || turn !== asked) return;
+      // What was there stays: it is old, and not wrong.
+      trouble.hidden = false;
+      trouble.textContent = `${problem.title}. ${problem.detail} Trying again…`;
     }
-    if (!left && turn === asked) timer = setTimeout(refresh, document.visibilityState === "visible" ? REFRESH_MS : 5 * REFRESH_MS);
+    const seldom = shown.search || document.visibilityState !== "visible";
+    timer = setTimeout(refresh, seldom ? 5 * REFRESH_MS : REFRESH_MS);
   }
 
   async function pages() {
     let cursor = null;
     const jobs = [];
-    for (let n = 0; n < shown.pages; n += 1) {
-      const page = await listJobs({ status: shown.status, cursor });
+    // Who searches means all scans, not those that happen to be listed.
+    const [most, limit] = shown.search ? [SEARCH_PAGES, 100] : [shown.pages, 25];
+    for (let n = 0; n < most; n += 1) {
+      const page = await listJobs({ status: shown.status, cursor, limit });
       jobs.push(...page.jobs);
       cursor = page.next;
       if (!cursor) break;
@@ -50,11 +60,12 @@ export function jobList(go) {
     const fitting = jobs.filter((job) => job.id.startsWith(shown.search) || (names.of(job.id) ?? "").toLowerCase().includes(shown.search));
     const focused = document.activeElement?.getAttribute?.("href");
     if (!fitting.length) {
-      fill(body, h("p", { class: "muted empty" }, jobs.length ? "No scan fits." : "No scans yet. Drop one above."));
+      const none = shown.search || shown.status ? "No scan fits." : "No scans yet. Drop one above.";
+      fill(body, h("p", { class: "muted empty" }, none));
     } else {
       fill(body,
         h("div", { class: "scroll" }, table("Scans", ["Scan", "State", "Sent", "Took", "Remarks"], fitting.map((job) => row(job)), { class: "list" })),
-        more && h("button", { type: "button", onclick: () => { shown.pages += 1; refresh(); } }, "Show more"));
+        more && !shown.search && h("button", { type: "button", onclick: () => { shown.pages += 1; refresh(); } }, "Show more"));
     }
     if (focused) body.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus();
   }
@@ -82,5 +93,5 @@ function progressOf(job) {
 
 function remark(job) {
   if (job.error) return job.error.title;
-  return job.warnings.length ? `${job.warnings.length} to look at` : "";
+  return job.warnings.length ? counted(job.warnings.length, "remark") : "";
 }

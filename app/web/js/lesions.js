@@ -1,10 +1,11 @@
 // One row per lesion: click to go there, point at it to make it stand out.
 import { css, lesionColour } from "./colours.js";
 import { h, table } from "./dom.js";
-import { fixed, percent, position } from "./format.js";
+import { fixed, position } from "./format.js";
 
 const BATCH = 100;
-const HEAD = ["Lesion", "ml", "Ø mm", "% liver", "HU", ""];
+const HEAD = ["Lesion", "ml", "Ø mm", "% liver", "HU"];
+const SURE = h("abbr", { title: "mean of the network's probability over the lesion; not calibrated" }, "Prob. %");
 
 /** actions: { goTo(lesion), mark(id), show(id, on) }. Gives { element, select(id), next(step) }. */
 export function lesionTable(report, actions) {
@@ -19,13 +20,13 @@ export function lesionTable(report, actions) {
     for (const lesion of added) rows.set(lesion.id, lesionRow(lesion, report, actions, choose));
     body.append(...added.map((lesion) => rows.get(lesion.id)));
     more.hidden = rows.size >= report.lesions.length;
-    more.textContent = `${report.lesions.length - rows.size} smaller ones: show more`;
+    more.textContent = `Show more (${report.lesions.length - rows.size} smaller)`;
   }
 
   function select(id) {
     selected = id;
     for (const [each, row] of rows) row.setAttribute("aria-selected", String(each === id));
-    rows.get(id)?.scrollIntoView({ block: "nearest" });
+    if (rows.has(id)) bringIntoView(rows.get(id));
   }
 
   function choose(lesion) { select(lesion.id); actions.goTo(lesion); }
@@ -39,8 +40,9 @@ export function lesionTable(report, actions) {
   }
 
   grow(BATCH);
+  const head = hasProbability(report) ? [...HEAD, SURE] : HEAD;
   const element = report.lesions.length
-    ? h("div", { class: "scroll lesion-scroll" }, table("Lesions, the largest first", HEAD, body, { class: "lesions" }), more)
+    ? h("div", { class: "scroll lesion-scroll" }, table("Lesions, the largest first", head, body, { class: "lesions" }), more)
     : h("p", { class: "muted" }, "No lesion was found. That does not mean that there is none.");
   return { element, select, next };
 }
@@ -55,18 +57,29 @@ function lesionRow(lesion, report, actions, choose) {
   const share = report.liver.volume_ml ? lesion.volume_ml / report.liver.volume_ml : null;
   return h("tr", { dataset: { lesion: lesion.id }, "aria-selected": "false",
     onclick: () => choose(lesion), onmouseenter: () => actions.mark(lesion.id), onmouseleave: () => actions.mark(0) },
-  h("td", {}, h("span", { class: "lesion-cell" }, shown, go)),
-  h("td", {}, fixed(lesion.volume_ml, lesion.volume_ml < 10 ? 2 : 1)),
+  h("td", {}, h("span", { class: "lesion-cell" }, shown, go, lesion.touches_border && edgeMark())),
+  h("td", { title: intervalOf(lesion) }, millilitres(lesion.volume_ml)),
   h("td", { title: "longest axial × perpendicular" },
     `${fixed(lesion.longest_axial_diameter_mm, 1)} × ${fixed(lesion.perpendicular_diameter_mm, 1)}`),
-  h("td", {}, percent(share, 2)),
+  h("td", {}, share === null ? "–" : fixed(100 * share, 2)),
   h("td", {}, fixed(lesion.mean_hu, 0)),
-  h("td", {}, marks(lesion)));
+  hasProbability(report) && h("td", {}, share100(lesion.mean_probability)));
 }
 
-/** What else is known of a lesion: whether it reaches the edge of the scan, and how sure the network is if it says so. */
-function marks(lesion) {
-  const sure = typeof lesion.confidence === "number" && h("span", { class: "tag", title: "confidence of the network" }, percent(lesion.confidence, 0));
-  const edge = lesion.touches_border && h("span", { class: "tag warn", title: "reaches the edge of the scan; part of it may be missing" }, "at edge");
-  return [sure, edge].filter(Boolean);
+// Reports of older versions, and networks without probabilities, have none.
+const hasProbability = (report) => report.lesions.some((lesion) => typeof lesion.mean_probability === "number");
+const share100 = (share) => (typeof share === "number" ? fixed(100 * share, 0) : "–");
+const millilitres = (ml) => fixed(ml, ml < 10 ? 2 : 1);
+const intervalOf = ({ volume_interval_ml: interval }) =>
+  interval && `${interval.map(millilitres).join(" to ")} ml at a higher and a lower threshold`;
+
+const edgeMark = () => h("span", { class: "tag warn", title: "reaches the edge of the scan; part of it may be missing" }, "edge");
+
+/** Scroll the list, and it alone: the page stays where its reader has put it. */
+function bringIntoView(row) {
+  const list = row.closest(".lesion-scroll");
+  const head = list.querySelector("thead").offsetHeight;
+  const [top, bottom] = [row.offsetTop - head, row.offsetTop + row.offsetHeight - list.clientHeight];
+  if (list.scrollTop > top) list.scrollTop = top;
+  else if (list.scrollTop < bottom) list.scrollTop = bottom;
 }

@@ -18,6 +18,7 @@ export function progressPage(body, job, onEnd) {
     h("div", { class: "row" }, title, h("span", { class: "grow" }), cancel), said,
     h("div", { class: "progress-line" }, bar, share), h("ol", { class: "steps" }, steps), lost));
 
+  const name = document.title;
   const started = { at: job.started_at ? new Date(job.started_at) : null };
   let stage = null;
 
@@ -31,6 +32,7 @@ export function progressPage(body, job, onEnd) {
     if (step.status === "queued") { showQueue(job.queue); return; }
     started.at ??= new Date();
     title.textContent = "Segmenting";
+    document.title = `${percent(step.progress, 0)} · ${name}`;
     bar.value = step.progress;
     share.textContent = percent(step.progress, 0);
     const at = STAGES.findIndex(([name]) => name === step.stage);

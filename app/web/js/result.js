@@ -2,7 +2,7 @@
 import { agreementTable, downloads, facts, findings } from "./details.js";
 import { announce, fill, h } from "./dom.js";
 import { controls } from "./controls.js";
-import { bytes, fixed, percent, position } from "./format.js";
+import { bytes, counted, fixed, percent, position } from "./format.js";
 import { lesionTable } from "./lesions.js";
 import { problemPanel } from "./problem.js";
 import { Viewer } from "./viewer.js";
@@ -16,9 +16,10 @@ export function resultPage(body, job) {
   const canvas = h("canvas", { tabindex: "0", role: "img", "aria-label": "CT with liver and lesions; arrow keys move through the slices" });
   const veil = h("div", { class: "veil", role: "status" }, h("span", {}, "Loading the scan…"));
   const readout = h("div", { class: "readout", dataset: { ready: "no" } });
-  const stage = h("div", { class: "stage" }, canvas, veil, readout);
+  const over = h("canvas", { class: "over", "aria-hidden": "true" });
+  const stage = h("div", { class: "stage" }, canvas, over, veil, readout);
   const lesions = lesionTable(report, { goTo, mark: markSoon, show: (id, on) => ready && viewer.setLesionShown(id, on) });
-  const viewer = new Viewer(canvas, { onMove, onWindow: (window) => bar?.showWindow(window) });
+  const viewer = new Viewer(canvas, over, { onMove, onWindow: (window) => bar?.showWindow(window) });
   let ready = false;
   let left = false;
   let marking = 0;
@@ -31,13 +32,13 @@ export function resultPage(body, job) {
       h("div", { class: "side" },
         panel(`Lesions (${report.lesion_count})`, lesions.element),
         report.agreement && panel("Against the reference", agreementTable(report.agreement)),
-        panel("Quality", findings(report.quality)),
+        panel("Quality", findings(report.quality), { id: "quality" }),
         panel("Take away", downloads(job)),
         panel("Scan and networks", facts(report)))));
 
-  function onMove({ mm, hounsfield, what, lesion }) {
+  function onMove({ mm, slice, slices, hounsfield, what, lesion }) {
     readout.dataset.mm = mm.map((x) => x.toFixed(2)).join(",");
-    readout.textContent = `${position(mm)} mm   ${fixed(hounsfield, 0)} HU${what ? `   ${what}` : ""}`;
+    readout.textContent = `slice ${slice} of ${slices}   ${position(mm)} mm   ${fixed(hounsfield, 0)} HU${what ? `   ${what}` : ""}`;
     lesions.select(lesion);
   }
 
@@ -66,7 +67,13 @@ export function resultPage(body, job) {
       readout.dataset.seconds = ((performance.now() - began) / 1000).toFixed(2);
       if (report.lesions.length) goTo(report.lesions[0]);
     })
-    .catch((error) => fill(veil, problemPanel({ title: "The pictures cannot be shown", code: error.code ?? "viewer", detail: error.message })));
+    .catch(cannotShow);
+
+  function cannotShow(error) {
+    stage.append(veil);
+    fill(veil, problemPanel({ title: "The pictures cannot be shown", code: error.code ?? "viewer", detail: error.message }));
+  }
+  canvas.addEventListener("webglcontextlost", () => left || cannotShow(new Error("The graphics card gave up. Reload the page.")));
 
   return {
     leave() { left = true; clearTimeout(marking); if (ready) viewer.dispose(); ready = false; },
@@ -78,16 +85,17 @@ export function resultPage(body, job) {
   };
 }
 
-const panel = (title, ...children) => h("section", { class: "panel" }, h("h2", {}, title), ...children);
+const panel = (title, child, more = {}) => h("section", { class: "panel", ...more }, h("h2", {}, title), child);
 
 function keyNumbers(report) {
-  const { verdict } = report.quality;
+  const { verdict, findings: found } = report.quality;
+  const remarks = counted(found.length, "remark");
   const items = [
-    ["Liver", `${fixed(report.liver.volume_ml, 0)} ml`, report.liver.touches_border ? "reaches the edge of the scan" : `mean ${fixed(report.liver.mean_hu, 0)} HU`],
+    ["Liver", `${fixed(report.liver.volume_ml, 0)} ml`, report.liver.touches_border ? "may be cut off" : `mean ${fixed(report.liver.mean_hu, 0)} HU`],
     ["Lesions", String(report.lesion_count), report.lesions[0] ? `largest ${fixed(report.lesions[0].longest_axial_diameter_mm, 0)} mm` : ""],
-    ["Lesion volume", `${fixed(report.lesion_volume_ml, 1)} ml`, ""],
+    ["Lesion volume", `${fixed(report.lesion_volume_ml, 1)} ml`, "together"],
     ["Burden", percent(report.lesion_burden, 2), "of the liver"],
-    ["Quality", verdict === "accept" ? "Good" : "Look closely", `${report.quality.findings.length || "no"} remark${report.quality.findings.length === 1 ? "" : "s"}`],
+    ["Quality", verdict === "accept" ? "Good" : "Look closely", found.length ? h("a", { href: "#quality" }, remarks) : remarks],
   ];
   return h("dl", { class: "key" }, items.map(([name, value, more]) =>
     h("div", { dataset: name === "Quality" ? { verdict } : {} }, h("dt", {}, name), h("dd", {}, h("b", {}, value), h("span", { class: "muted small" }, more)))));

@@ -1,13 +1,14 @@
 // Drop or choose a CT, add a reference if there is one, send it and see how fast it goes.
-import { names, sendScan } from "./api.js";
+import { names, newKey, sendScan } from "./api.js";
 import { announce, choice, fill, h } from "./dom.js";
 import { bytes, duration, percent } from "./format.js";
 import { problemPanel } from "./problem.js";
 
 const LOOK_BACK_S = 3;
+const STALLED_S = 8;
 
 export function uploadForm(go) {
-  const chosen = { file: null, reference: null, priority: "routine" };
+  const chosen = { file: null, reference: null, priority: "routine", key: newKey() };
   let sending = null;
   const status = h("div", { class: "upload-status" });
   const start = h("button", { class: "primary", type: "submit", disabled: true }, "Segment this scan");
@@ -16,18 +17,22 @@ export function uploadForm(go) {
   reference.element.classList.add("lesser");
   const priority = choice("Priority",
     [["routine", "Routine"], ["urgent", "Urgent", "before routine scans"], ["stat", "Stat", "before all others"]],
-    "routine", (value) => { chosen.priority = value; });
+    "routine", (value) => { chosen.priority = value; chosen.key = newKey(); });
   const form = h("form", { class: "panel upload", onsubmit: submit },
     h("h2", { class: "unseen" }, "New scan"),
     h("div", { class: "pickers" }, drop.element, reference.element),
     h("div", { class: "upload-foot" }, h("span", { class: "muted small" }, "Priority"), priority.element, h("span", { class: "grow" }), start),
     status);
 
-  function take(kind, file) {
+  const beside = (event) => { event.preventDefault(); takeDropped("file", event.dataTransfer, take); };
+  const stay = (event) => event.preventDefault();
+
+  function take(kind, file, fault = "") {
     chosen[kind] = file;
+    chosen.key = newKey();
     (kind === "file" ? drop : reference).show(file);
     start.disabled = !chosen.file || Boolean(sending);
-    if (!sending) fill(status);
+    if (!sending) fill(status, fault && h("p", { class: "lost", role: "alert" }, fault));
   }
 
   function submit(event) {
@@ -42,8 +47,8 @@ export function uploadForm(go) {
     fill(status, progress.element);
     form.classList.add("busy");
     start.disabled = true;
-    sending = sendScan(body, progress.show);
-    sending.done.then(
+    sending = sendScan(body, chosen.key, progress.show);
+    sending.done.finally(progress.stop).then(
       (job) => { names.keep(job.id, chosen.file.name); sending = null; go(`/view/${job.id}`); },
       (problem) => {
         sending = null;
@@ -54,7 +59,29 @@ export function uploadForm(go) {
       });
   }
 
-  return { element: form, leave: () => sending?.abort() };
+  const warn = (event) => { if (sending) event.preventDefault(); };
+  addEventListener("beforeunload", warn);
+  // A file that is dropped beside the fields would take the place of the page: it is taken for the scan instead.
+  document.addEventListener("dragover", stay);
+  document.addEventListener("drop", beside);
+  return {
+    element: form,
+    mayLeave: () => !sending || confirm("The scan is still being sent. Leave, and stop sending it?"),
+    leave() {
+      sending?.abort();
+      removeEventListener("beforeunload", warn);
+      document.removeEventListener("dragover", stay);
+      document.removeEventListener("drop", beside);
+    },
+  };
+}
+
+/** What was dropped, if it is one file; otherwise the reason why it cannot be sent. */
+function takeDropped(kind, { files, items }, take) {
+  const folder = [...items].some((item) => item.webkitGetAsEntry?.()?.isDirectory);
+  if (folder) take(kind, null, "A folder cannot be sent. Pack the series into one .zip and drop that.");
+  else if (files.length > 1) take(kind, null, "These are several files. Pack the series into one .zip and drop that.");
+  else if (files.length) take(kind, files[0]);
 }
 
 function filePicker(kind, label, invitation, hint, take) {
@@ -71,8 +98,9 @@ function filePicker(kind, label, invitation, hint, take) {
   zone.addEventListener("dragleave", () => zone.classList.remove("over"));
   zone.addEventListener("drop", (event) => {
     event.preventDefault();
+    event.stopPropagation();
     zone.classList.remove("over");
-    if (event.dataTransfer.files[0]) take(kind, event.dataTransfer.files[0]);
+    takeDropped(kind, event.dataTransfer, take);
   });
   const show = (file) => {
     zone.classList.toggle("filled", Boolean(file));
@@ -83,22 +111,32 @@ function filePicker(kind, label, invitation, hint, take) {
   return { element: zone, show };
 }
 
-/** Bar, share, speed over the last seconds, and what is left. */
+/** Bar, share, speed over the last seconds, and what is left; it says so if nothing moves. */
 function progressLine(abort) {
   const bar = h("progress", { max: "1", value: "0", "aria-label": "Upload" });
   const said = h("span", { class: "upload-said" }, "Sending…");
   const marks = [];
+  let [moved, whole] = [performance.now() / 1000, false];
   const show = (sent, total) => {
     const now = performance.now() / 1000;
+    [moved, whole] = [now, sent >= total];
     marks.push([now, sent]);
     while (marks.length > 2 && now - marks[0][0] > LOOK_BACK_S) marks.shift();
     const seconds = now - marks[0][0];
     const speed = seconds > 0.2 ? (sent - marks[0][1]) / seconds : null;
     bar.value = total ? sent / total : 0;
-    said.textContent = sent >= total
+    said.textContent = whole
       ? "Sent. Being checked…"
       : `${percent(sent / total, 0)} · ${bytes(sent)} of ${bytes(total)}` +
         (speed ? ` · ${bytes(speed)}/s · ${duration((total - sent) / speed)} left` : "");
   };
-  return { element: h("div", { class: "upload-progress" }, bar, said, h("button", { type: "button", onclick: abort }, "Cancel")), show };
+  const timer = setInterval(() => {
+    const still = performance.now() / 1000 - moved;
+    if (still > STALLED_S && !whole) said.textContent = `Nothing has been sent for ${duration(still)}. Is the connection still there?`;
+  }, 1000);
+  return {
+    element: h("div", { class: "upload-progress" }, bar, said, h("button", { type: "button", onclick: abort }, "Cancel")),
+    show,
+    stop: () => clearInterval(timer),
+  };
 }

@@ -1,11 +1,12 @@
 // NiiVue with what this page needs of it: a scan, the liver, the lesions, and the difference from a reference.
-import { differenceMap, lesionMap, liverMap } from "./colours.js";
+import { LIVER, MARKED, css, differenceMap, lesionColour, lesionMap, liverMap } from "./colours.js";
+import { Contours } from "./contours.js";
 import { atMost, difference, fetchNifti, without } from "./volumes.js";
 
 const LIBRARY = "/web/vendor/niivue/niivue-0.69.0.js";
 const SEE_THROUGH = 0.12;
-// A layer of no opacity at all would be left out, contours and all.
-const LEAST = 0.002;
+// NiiVue leaves room to turn the longest diagonal of a volume; bodies are flatter.
+const CLOSE = 1.4;
 // The last colour is for all lesions from this one on: the table of colours must fit the graphics card.
 const MOST_COLOURS = 4000;
 
@@ -15,6 +16,8 @@ export const WINDOWS = {
   bone: { level: 400, width: 1800 },
   lung: { level: -600, width: 1500 },
 };
+/** How opaque the layers are at first: what lies under them must stay readable. */
+export const FILL = { liver: 0.2, lesions: 0.5 };
 const LAYOUTS = { axial: "AXIAL", coronal: "CORONAL", sagittal: "SAGITTAL", planes: "MULTIPLANAR", volume: "RENDER" };
 
 export class Viewer {
@@ -27,16 +30,21 @@ export class Viewer {
   #hidden = new Set();
   #marked = 0;
   #shown = { liver: true, lesions: true, difference: false };
-  #opacity = { liver: 0.3, lesions: 0.6, difference: 1 };
+  #opacity = { liver: FILL.liver, lesions: FILL.lesions, difference: 1 };
+  #contours = null;
   #layout = "planes";
   #outline = false;
   #redraw = 0;
-  #whole = false;
+  #changed = [];
   #resize = null;
 
-  /** onMove({ mm, hounsfield, what }) when the crosshair moves; onWindow({ level, width }) when brightness changes. */
-  constructor(canvas, { onMove, onWindow }) {
+  /**
+   * canvas: for the pictures; over: one above it, for contours. onMove({ mm, slice, slices, hounsfield, what, lesion })
+   * when the crosshair moves; onWindow({ level, width }) when brightness changes.
+   */
+  constructor(canvas, over, { onMove, onWindow }) {
     this.canvas = canvas;
+    this.over = over;
     this.onMove = onMove;
     this.onWindow = onWindow;
   }
@@ -50,8 +58,9 @@ export class Viewer {
     ]);
     this.#library = library;
     this.#nv = new library.Niivue({
-      isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairColor: [0.3, 0.85, 1, 0.75], crosshairWidth: 0.5,
-      crosshairGap: 6, dragMode: library.DRAG_MODE.windowing, dragAndDropEnabled: false, multiplanarShowRender: library.SHOW_RENDER.ALWAYS,
+      isRadiologicalConvention: true, backColor: [0, 0, 0, 1], crosshairColor: [0.3, 0.85, 1, 0.75],
+      crosshairWidthUnit: "mm", crosshairWidth: 1, crosshairGap: 16, showAllOrientationMarkers: true,
+      dragMode: library.DRAG_MODE.windowing, dragAndDropEnabled: false, multiplanarShowRender: library.SHOW_RENDER.ALWAYS,
       multiplanarPadPixels: 4, fontColor: [0.75, 0.82, 0.88, 1], fontMinPx: 12, fontSizeScaling: 0.25,
       show3Dcrosshair: true, viewModeHotKey: "", clipPlaneHotKey: "", cycleClipPlaneHotKey: "", logLevel: "error", loadingText: "",
       measureLineColor: [1, 0.85, 0.2, 1], measureTextColor: [1, 0.85, 0.2, 1], sagittalNoseLeft: true,
@@ -67,7 +76,10 @@ export class Viewer {
     this.#layers.lesions = await this.#read(lesions, "lesions");
     this.#lesionIds = atMost(this.#layers.lesions.img, lesionCount, MOST_COLOURS);
     this.#layers.lesions.img = this.#lesionIds;
-    this.#colourLesions();
+    this.#layers.lesions.setColormapLabel(lesionMap(Math.min(Math.max(1, lesionCount), MOST_COLOURS)));
+    this.#contours = new Contours(this.over, this.#scan, this.#labels, this.#lesionIds);
+    const draw = this.#nv.drawScene.bind(this.#nv);
+    this.#nv.drawScene = () => { const said = draw(); this.#drawContours(); return said; };
     this.#stack();
     this.#nv.updateGLVolume();
     this.#nv.setCustomLayout(this.#tiles());
@@ -103,6 +115,7 @@ export class Viewer {
     if (name === "planes") this.#nv.setCustomLayout(this.#tiles());
     else this.#nv.clearCustomLayout();
     this.#nv.setSliceType(SLICE_TYPE[LAYOUTS[name]]);
+    this.#nv.setScale(name === "volume" ? CLOSE : 1);
     this.#compose();
   }
 
@@ -117,7 +130,7 @@ export class Viewer {
   setWindow({ level, width }) {
     this.#scan.cal_min = level - width / 2;
     this.#scan.cal_max = level + width / 2;
-    this.#refresh(true);
+    this.#refresh([this.#scan]);
     this.#tellWindow(this.#scan);
   }
 
@@ -129,19 +142,28 @@ export class Viewer {
   setLesionShown(id, on) {
     if (on) this.#hidden.delete(id); else this.#hidden.add(id);
     this.#layers.lesions.img = without(this.#lesionIds, this.#hidden);
-    this.#refresh();
+    this.#compose();
   }
 
   /** Make one lesion stand out; 0 marks none. */
-  mark(id) { if (id !== this.#marked) { this.#marked = id; this.#colourLesions(); this.#refresh(); } }
+  mark(id) { this.#marked = Math.min(id, MOST_COLOURS); this.#drawContours(); }
 
   /** Contours instead of filled areas. */
   setOutline(on) {
     this.#outline = on;
-    this.#nv.opts.atlasOutline = on ? 1 : 0;
-    // Around the organ only: its lesions have contours of their own.
-    this.#layers.liver.img = on ? this.#labels.map((label) => (label ? 1 : 0)) : this.#labels;
-    this.#compose();
+    this.#showFills();
+    this.#nv.drawScene();
+  }
+
+  // In the planes only: the picture in 3-D has no contours. Differences are areas in any case.
+  #showFills() { this.#nv.overlayAlphaShader = this.#outline && !this.#shown.difference ? 0 : 1; }
+
+  #drawContours() {
+    const { liver, lesions, difference } = this.#shown;
+    this.#contours.draw(this.#nv.screenSlices, this.canvas, {
+      all: this.#outline && !difference, liver, lesions, hidden: this.#hidden, marked: this.#marked,
+      liverColour: css(LIVER), lesionColour: (id) => css(lesionColour(id)), markedColour: css(MARKED),
+    });
   }
 
   /** Drag with the first button to measure instead of moving the crosshair. */
@@ -153,7 +175,8 @@ export class Viewer {
 
   /** Move the crosshair to RAS+ millimetres. */
   goTo(mm) {
-    this.#nv.scene.crosshairPos = this.#nv.mm2frac(mm);
+    // Exactly: NiiVue's own rule is for upright grids and misses by centimetres in tilted ones.
+    this.#nv.scene.crosshairPos = this.#nv.mm2frac(mm, 0, true);
     this.#nv.createOnLocationChange();
     this.#nv.drawScene();
   }
@@ -171,19 +194,12 @@ export class Viewer {
     this.#nv = null;
   }
 
-  #colourLesions() {
-    const count = Math.min(Math.max(1, this.lesionCount), MOST_COLOURS);
-    this.#layers.lesions.setColormapLabel(lesionMap(count, this.#marked));
-  }
-
-  // What is not shown is taken out of the stack: contours are drawn however transparent a layer is.
   // In 3-D alone the body would hide the liver, and the liver its lesions.
   #stack() {
     const inside = this.#layout === "volume";
     const names = this.#shown.difference ? ["difference"] : ["liver", "lesions"].filter((name) => this.#shown[name]);
     for (const name of names) {
-      const filled = inside && name === "lesions" ? 1 : this.#opacity[name] * (inside && name === "liver" ? SEE_THROUGH : 1);
-      this.#layers[name].opacity = this.#outline && !inside ? LEAST : filled;
+      this.#layers[name].opacity = inside && name === "lesions" ? 1 : this.#opacity[name] * (inside && name === "liver" ? SEE_THROUGH : 1);
     }
     this.#scan.opacity = inside ? 0.25 : 1;
     this.#nv.volumes = [this.#scan, ...names.map((name) => this.#layers[name])];
@@ -194,24 +210,25 @@ export class Viewer {
   #compose() {
     const [before, scanBefore] = [this.#nv.volumes.length, this.#scan.opacity];
     this.#stack();
+    this.#showFills();
     // Fewer layers than before, and the old ones would stay.
-    this.#refresh(this.#nv.volumes.length < before || this.#scan.opacity !== scanBefore);
+    const all = this.#nv.volumes.length < before || this.#scan.opacity !== scanBefore;
+    this.#refresh(all ? null : this.#nv.volumes.slice(1));
   }
 
-  // Several changes in one frame cost one upload to the graphics card, and the scan is sent again only if it changed.
-  #refresh(whole = false) {
-    this.#whole ||= whole;
+  // Several changes in one frame cost one upload to the graphics card, of what has changed alone; null is everything.
+  #refresh(changed) {
+    this.#changed = changed && this.#changed ? [...this.#changed, ...changed] : null;
     clearTimeout(this.#redraw);
     this.#redraw = setTimeout(() => {
       const nv = this.#nv;
       if (!nv) return;
-      if (this.#whole) nv.updateGLVolume();
-      else {
+      if (this.#changed) {
         nv.refreshColormaps();
-        nv.volumes.forEach((volume, layer) => layer && nv.refreshLayers(volume, layer));
+        nv.volumes.forEach((volume, layer) => this.#changed.includes(volume) && nv.refreshLayers(volume, layer));
         nv.drawScene();
-      }
-      this.#whole = false;
+      } else nv.updateGLVolume();
+      this.#changed = [];
     }, 0);
   }
 
@@ -219,7 +236,7 @@ export class Viewer {
     const value = (name) => place.values.find((each) => each.name === `${name}.nii`)?.value;
     const lesion = Math.round(value("lesions") ?? 0);
     const what = lesion ? `lesion ${lesion}${lesion === MOST_COLOURS ? " or smaller" : ""}` : value("liver") ? "liver" : "";
-    this.onMove({ mm: [...place.mm].slice(0, 3), hounsfield: value("scan"), what, lesion });
+    this.onMove({ mm: [...place.mm].slice(0, 3), slice: place.vox[2] + 1, slices: this.#scan.dimsRAS[3], hounsfield: value("scan"), what, lesion });
   }
 
   #tellWindow({ cal_min: low, cal_max: high }) {

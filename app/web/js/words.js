@@ -14,6 +14,8 @@ export const STATUS = {
   queued: "waiting", running: "running", succeeded: "done", failed: "failed", canceled: "canceled", expired: "erased",
 };
 
+const ONE_SERIES = "Put one series alone into the zip, all of its slices of one acquisition.";
+
 const ADVICE = {
   unsupported_format: "Send the CT as NIfTI (.nii, .nii.gz), or one DICOM series as a .zip.",
   corrupt_file: "Copy or export the file again and compare its size with the original.",
@@ -31,6 +33,16 @@ const ADVICE = {
   doubled_slices: "Export one series alone: some slices are there twice.",
   not_hounsfield: "Send the original CT series; derived pictures have no Hounsfield units.",
   sheared_grid: "Export the scan again as one straight axial volume, without gantry tilt.",
+  shifted_slices: "Export the scan again as one straight axial volume: its slices do not lie straight above each other.",
+  mixed_orientations: ONE_SERIES,
+  mixed_spacing: ONE_SERIES,
+  mixed_sizes: ONE_SERIES,
+  mixed_frames_of_reference: ONE_SERIES,
+  split_series: ONE_SERIES,
+  invalid_orientation: "Export the scan again as one straight axial volume.",
+  too_few_slices: "Send the whole series: one slice is no volume.",
+  missing_tags: "Export the series again from the archive, with position, orientation, spacing and rescale slope in every slice.",
+  colour_image: "Send the original CT series, not screenshots or pictures in colour.",
   unsupported_transfer_syntax: "Export the series uncompressed, or with lossless compression.",
   not_ct: "Send a CT in Hounsfield units. MR, photographs and images windowed to grey levels cannot be used.",
   constant_image: "Send the CT itself; this file holds the same value everywhere.",
@@ -43,7 +55,17 @@ const ADVICE = {
   not_found: "The address may be mistyped, or it belongs to another service.",
   gone: "Send the scan again if you still need the result.",
   too_many_attempts: "The scan took its worker down several times. It may be too large for this machine's memory.",
+  internal_error: "The service made a mistake, not you. Its administrator finds the reason in the log.",
+  storage_unreachable: "The store of scans and results does not answer. Try again in a while, or tell the administrator.",
+  pacs_failed: "The DICOMweb server did not answer rightly. Try again in a while, or tell its administrator.",
+  malformed_request: "Something on the way changed or cut off what was sent. Send it again.",
+  invalid_request: "Reload the page and send the scan again.",
+  invalid_input: "Export the scan again, as NIfTI or as one DICOM series in a zip.",
+  dicomweb_not_configured: "Send the scan itself.",
+  method_not_allowed: "Reload the page.",
+  conflict: "Reload the page: the scan is in another state by now.",
   network: "Check that the service runs and that you are connected to it.",
+  viewer: "Everything else of the result is here; its files can be opened in any other viewer.",
   aborted: "",
 };
 
