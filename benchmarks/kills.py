@@ -143,6 +143,8 @@ class Site:
             sender.start()
         while sum(self.done.values()) < kills:
             self.dice.choice(self.events())()
+            if self.dice.random() < 0.5:
+                self.get_to_work()
             time.sleep(self.dice.uniform(0.2, 1.5))
             self.restart_the_dead()
         self._stop.set()
@@ -152,6 +154,13 @@ class Site:
         while time.monotonic() < deadline and self.unfinished():
             self.restart_the_dead()
             time.sleep(0.2)
+
+    def get_to_work(self) -> None:
+        """Wait until somebody works again: on a busy machine most would be killed before they had anything to lose."""
+        before, deadline = len(self.yard.journal()), time.monotonic() + 60
+        while time.monotonic() < deadline and len(self.yard.journal()) == before:
+            self.restart_the_dead()
+            time.sleep(0.1)
 
     def unfinished(self) -> int:
         """Jobs that wait or run."""
