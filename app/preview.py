@@ -32,6 +32,8 @@ NUMBER_COLOUR = (255, 190, 180)
 MISSED_COLOUR, TOO_MUCH_COLOUR = (70, 150, 255), (255, 190, 40)
 #: How much of these covers the grey values.
 COVER = 0.55
+#: A lesion of which a chosen slice shows this much of its largest area needs no slice of its own.
+SHOWN_WELL = 0.75
 NOTICE = "Research use only. Not for diagnosis."
 
 Grey = npt.NDArray[np.uint8]
@@ -129,9 +131,10 @@ def _key_slices(segmentation: Segmentation, lesions: NumberedLesions) -> list[in
     first, last = (liver[0], liver[-1]) if liver.size else (0, segmentation.geometry.shape[2] - 1)
     chosen: list[int] = []
     for number, box in enumerate(lesions.boxes, start=1):
-        k = box.start[2] + int(lesions.mask(number).sum(axis=(0, 1)).argmax())
-        if k not in chosen:
-            chosen.append(k)
+        areas = lesions.mask(number).sum(axis=(0, 1))
+        shown = [areas[k - box.start[2]] for k in chosen if 0 <= k - box.start[2] < len(areas)]
+        if max(shown, default=0) < SHOWN_WELL * areas.max():
+            chosen.append(box.start[2] + int(areas.argmax()))
         if len(chosen) == wanted // 2:
             break
     candidates = list(range(int(first), int(last) + 1))

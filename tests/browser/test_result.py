@@ -161,7 +161,7 @@ def test_downloads_are_the_bytes_of_the_interface(visit: Visit, service: Service
     job = service.send(service.reference)
     visit.open_result(job)
     links = visit.page.locator(".files a")
-    assert links.count() == 7
+    assert links.count() == 8
     for n in range(links.count()):
         with visit.page.expect_download() as started:
             links.nth(n).click()

@@ -76,6 +76,19 @@ def test_a_liver_outside_what_looks_like_a_body_is_shown_too(tmp_path):
     assert where(drawn(tmp_path / "p.png", scan_of(segmentation, voxels), segmentation), LIVER_COLOUR).any()
 
 
+@pytest.mark.parametrize(("apart", "tiles"), [(1, 1), (12, 2)])
+def test_a_lesion_that_is_seen_well_takes_no_slice_of_its_own(tmp_path, apart, tiles):
+    labels = np.zeros((60, 60, 40), np.uint8)
+    labels[5:55, 5:55, 2:38] = 1
+    for column, peak, size in ((10, 14, 14), (35, 14 + apart, 10)):
+        labels[column : column + size, 20 : 20 + size, peak - 1 : peak + 2] = 2
+        labels[column + size, 20 : 20 + size, peak] = 2
+    segmentation = labelled(labels, oblique(labels.shape, (2.5, 2.5, 5.0), (0, 0, 0)))
+    seen = where(drawn(tmp_path / "p.png", scan_of(segmentation), segmentation), LESION_COLOUR)
+    per_tile = seen.reshape(ROWS, HEIGHT, COLUMNS, WIDTH).any(axis=(1, 3))
+    assert per_tile.sum() == tiles
+
+
 def test_numbers_do_not_lie_upon_each_other(tmp_path):
     alone = np.zeros((120, 120, 3), np.uint8)
     alone[10:110, 10:110] = 1

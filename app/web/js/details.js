@@ -35,13 +35,15 @@ const FILES = [
   ["lesions.nii.gz", "Lesion masks", "each with its number"], ["lesions.csv", "Lesion table", "CSV"],
   ["report.json", "Report", "JSON"], ["preview.png", "Picture", "PNG"], ["scan", "Scan", "NIfTI"],
 ];
-const DICOM_FILES = { seg: ["seg.dcm", "DICOM SEG", ""], sr: ["sr.dcm", "DICOM SR", ""],
-  rtstruct: ["rtstruct.dcm", "DICOM RTSTRUCT", "outlines"] };
+const IF_MADE = {
+  receipt: ["receipt.json", "Receipt", "hashes of all"], seg: ["seg.dcm", "DICOM SEG", ""],
+  sr: ["sr.dcm", "DICOM SR", ""], rtstruct: ["rtstruct.dcm", "DICOM RTSTRUCT", "outlines"],
+};
 
-/** Every file of a result; the sheet opens for printing. DICOM objects are listed where the service made them. */
+/** Every file of a result; the sheet opens for printing. Receipt and DICOM objects are listed where the service made them. */
 export function downloads(job) {
   const here = `/jobs/${job.id}`;
-  const made = Object.entries(DICOM_FILES).filter(([name]) => job.links[name]).map(([, file]) => file);
+  const made = Object.entries(IF_MADE).filter(([name]) => job.links[name]).map(([, file]) => file);
   return h("div", {},
     h("p", {}, h("a", { class: "button primary", href: `${here}/sheet.html`, target: "_blank", rel: "noopener" }, "Open the printable sheet")),
     h("ul", { class: "files" }, [...FILES, ...made].map(([name, title, what]) =>
