@@ -96,6 +96,7 @@ def export_network(recipe: Recipe, options: argparse.Namespace) -> None:
     if not path.exists():
         raise FileNotFoundError(f"no {path}: run `python -m training train {recipe.name} --task {recipe.task}` first")
     step, origins = summary(path)
+    unrefined = () if recipe.refine else (recipe.task,)
     recipe = as_trained(recipe, origins)
     learnt = crossvalidation.training_side(packs.read_packs(options.cache, recipe.task))
     data = origins[-1].data if origins else counted(learnt)
@@ -110,7 +111,7 @@ def export_network(recipe: Recipe, options: argparse.Namespace) -> None:
         text = replace(text, licence=options.licence)
     images = typical(learnt, recipe, CALIBRATION_SLICES)
     _say(f"exported: {export(recipe, path, text, options.models, images)}")
-    _say(f"exported: {crf.export(options.models)}")
+    _say(f"exported: {crf.export(options.models, unrefined=unrefined)}")
 
 
 def evaluate_files(recipe: Recipe, options: argparse.Namespace) -> None:

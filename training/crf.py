@@ -37,7 +37,7 @@ from training import mean_field
 from training.bilateral_grid import Fineness, Kernel
 from training.manifest import register, registered, write_atomically
 
-VERSION = "0.2.0"
+VERSION = "0.3.0"
 
 #: Kernels from this width on have so few nodes that finer ones cost nothing.
 WIDE_MM = 8.0
@@ -59,10 +59,10 @@ class Parameters(CrfParameters):
     def fineness(self) -> Fineness:
         """Of the grids."""
         if self.quality == "exact":
-            return Fineness(block=0.5, tone=0.5)
+            return Fineness(block=0.5, tone=0.5, smoothness_block=0.5)
         if self.appearance_mm >= WIDE_MM:
-            return Fineness(block=0.5, tone=0.75)
-        return Fineness(block=0.75, tone=1.0)
+            return Fineness(block=0.5, tone=0.75, smoothness_block=0.75)
+        return Fineness(block=0.8, tone=0.9, smoothness_block=1.0)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -99,15 +99,16 @@ def build(
 
     With three labels, which no file of this service has, probability and refined are (2, k, j, i).
     """
+    fine = parameters.fineness
+    appearance = Kernel(parameters.appearance_mm, fine.block, parameters.appearance_hu, fine.tone, parameters.hu_range)
     field = mean_field.Field(
         labels=labels,
-        appearance=Kernel(parameters.appearance_mm, parameters.appearance_hu, parameters.hu_range),
-        smoothness=Kernel(parameters.smoothness_mm),
+        appearance=appearance,
+        smoothness=Kernel(parameters.smoothness_mm, fine.smoothness_block),
         weights=(parameters.appearance_weight, parameters.smoothness_weight),
         iterations=parameters.iterations,
         certain=_probability(parameters.certain_logit),
         settled=_probability(parameters.settled_logit),
-        fineness=parameters.fineness,
     )
     return mean_field.build(field, card(parameters, source_commit, metrics or {}))
 
@@ -153,18 +154,25 @@ def export(
     parameters: Parameters | None = None,
     source_commit: str = "",
     metrics: Mapping[str, Any] | None = None,
+    unrefined: tuple[str, ...] = (),
 ) -> Path:
     """Write the CRF into a models folder and name it in the manifest; other networks' lines stay as they are.
 
-    Without parameters those that were fitted for this folder are kept.
+    Without parameters those that were fitted for this folder are kept. unrefined: labels that it shall leave alone,
+    whatever was fitted. An older CRF's file is removed.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     if parameters is None:
         parameters, metrics = shipped(models_dir)
+    refines = tuple(label for label in parameters.refines if label not in unrefined)
+    parameters = parameters.model_copy(update={"refines": refines})
+    before = registered(models_dir).get("crf", {}).get("file")
     path = models_dir / f"crf-{VERSION}.onnx"
     graph = build(parameters, source_commit, metrics=metrics)
     write_atomically(path, graph.SerializeToString(deterministic=True))
     register(models_dir, "crf", path.name)
+    if before is not None and before != path.name:
+        (models_dir / before).unlink(missing_ok=True)
     return path
 
 

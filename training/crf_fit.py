@@ -16,13 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from app.errors import NoLiver
 from app.imaging.region import bounding_box, largest_component
 from app.inference.crf import refine
 from app.inference.manifest import Networks, load_networks
 from app.inference.network import Hounsfield, Network, Probability, Runtime
 from training import crf
-from training.datasets import Case, lits
-from training.split import ALWAYS_KEPT_OUT, ALWAYS_TRAINED, patient_number
+from training.datasets import Case, Pair, listed
+from training.split import ALWAYS_KEPT_OUT, ALWAYS_TRAINED, DataError, patient_number
 
 Stage = Literal["liver", "lesion"]
 STAGES: tuple[Stage, ...] = ("liver", "lesion")
@@ -51,15 +52,20 @@ class Region:
 
 
 def regions(data: Path, numbers: frozenset[int], networks: Networks, slices: int | None) -> Iterator[Region]:
-    """The LiTS patients of these numbers; of each so many slices, or all."""
-    for case in (case for pair in lits([data]) for case in pair.read()):
-        if patient_number(case.patient) in numbers:
-            yield _region(case, networks, slices)
+    """The LiTS patients of these numbers; of each so many slices, or all. Raises DataError where there are none."""
+    pairs = [item for item in listed(data) if isinstance(item, Pair) and item.source == "lits"]
+    chosen = [pair for pair in pairs if patient_number(pair.patient) in numbers]
+    if not chosen:
+        raise DataError(f"none of the LiTS volumes {sorted(numbers)} lies under {data}: the CRF is fitted on them")
+    for pair in chosen:
+        yield from (_region(case, networks, slices) for case in pair.read())
 
 
 def _region(case: Case, networks: Networks, slices: int | None) -> Region:
     liver = networks.liver.run(case.hounsfield_kji)
     mask = largest_component(liver >= _threshold(networks.liver))
+    if not mask.any():
+        raise NoLiver("the liver network finds no liver.")
     margin_mm = networks.lesion.card.roi_margin_mm
     assert margin_mm is not None
     box = bounding_box(mask, case.spacing_kji_mm, margin_mm).slices
@@ -90,6 +96,24 @@ def dice_of(region: Region, stage: Stage, network: Network | None, networks: Net
     true = region.labels >= (1 if stage == "liver" else 2)
     total = int(found.sum()) + int(true.sum())
     return 2 * int((found & true).sum()) / total if total else 1.0
+
+
+def with_and_without(case: Case, networks: Networks) -> dict[Stage, dict[str, float]]:
+    """Dice of each label of a whole scan with the folder's CRF and without, also where that label is not refined.
+
+    Empty where no liver is found.
+    """
+    try:
+        region = _region(case, networks, None)
+    except NoLiver:
+        return {}
+    return {
+        stage: {
+            "without": dice_of(region, stage, None, networks),
+            "with": dice_of(region, stage, networks.crf, networks),
+        }
+        for stage in STAGES
+    }
 
 
 def gains(parameters: crf.Parameters, cases: Iterable[Region], networks: Networks) -> dict[Stage, list[float]]:

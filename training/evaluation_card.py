@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,9 @@ from app.inference.network import ModelCard, Runtime
 from training.export import recarded
 from training.judge import Results, training_of
 from training.manifest import registered, sha256_of
+from training.markdown import table
 from training.provenance import SOURCES, lesions_in_words
+from training.refinement_card import refinement_part
 
 LITS_LICENCE = """LiTS (as Medical Segmentation Decathlon Task03): CC BY-SA 4.0, and so are weights trained on it.
 Chest slices from TCIA collections: CC BY. Phantoms: this project's own."""
@@ -43,12 +45,6 @@ class Column:
         card = networks.liver.card
         title = f"{card.name.rsplit('-', 1)[-1]} {card.version}"
         return cls(title, results, {network.card.task: network.card for network in networks})
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [list(header), ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _number(value: float | None, digits: int = 3) -> str:
@@ -195,6 +191,7 @@ def card_text(columns: Sequence[Column], files: dict[str, Any]) -> str:
         "## Training data", *training_part(columns),
         "## Liver", *liver_part(columns),
         "## Lesions", *lesion_part(columns),
+        "## Refinement", *refinement_part(columns[0].results["volumes"], columns[0].cards["crf"]),
         "## Phantoms never trained on", table(header, phantoms),
         "## Limits", limits(columns[0]), "## Intended use", INTENDED, "## Licence", licences(columns[0]),
     ]  # fmt: skip

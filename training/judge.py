@@ -17,6 +17,7 @@ from app.imaging.volume import Geometry, Segmentation, Volume
 from app.inference.cascade import Cascade
 from app.inference.manifest import Networks, load_networks
 from app.inference.network import ModelCard, Runtime
+from training.crf_fit import with_and_without
 from training.datasets import Case
 from training.painted import FOUND_FRACTION, Painted, PaintedScore
 from training.provenance import fingerprint
@@ -129,6 +130,7 @@ class Judge:
         scores = self._scored(segmentation, case)
         reference = case.labels_kji.T
         scores["liver_without_crf"] = self._dice_without_crf(case)
+        scores["crf"] = with_and_without(case, self.networks)
         agreement = compare(segmentation.liver, reference >= 1, segmentation.geometry)
         scores["liver_agreement"] = agreement.model_dump(exclude={"dice"})
         self.volumes[name] = scores

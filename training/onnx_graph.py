@@ -117,6 +117,11 @@ class Graph:
         """0, 1, … count - 1 as int64."""
         return self.add("Range", 0, count, 1)
 
+    def zeros(self, count: Value) -> Value:
+        """So many, float32."""
+        zero = helper.make_tensor("zero", onnx.TensorProto.FLOAT, [1], [0.0])
+        return self.add("ConstantOfShape", self.shape(count), value=zero)
+
     def slice(self, value: Value, first: Value | int, last: Value | int) -> Value:
         """From first to last (exclusive) along the first axis; beyond the end there is nothing."""
         return self.add("Slice", value, self.shape(first), self.shape(last), np.array([0]))

@@ -21,6 +21,7 @@ class Recipe:
     `unlabelled_weight`: how much a pixel counts where lesions may hide unlabelled and none was painted.
     `lesion_weight`: how much more a lesion's pixel counts; for the liver network all alike, for the lesion network up
     to that much, the smaller the lesion the more (Shirokikh et al. 2020, here by the root of the area).
+    `refine`: whether the CRF may refine what this network says; it is exported leaving out the label otherwise.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Recipe:
     unlabelled_weight: float = 0.1
     lesion_weight: float = 4.0
     roi_margin_mm: float = 10.0
+    refine: bool = True
     folds: int = 10
     seed: int = 0
     checkpoint_steps: int = 100

@@ -23,7 +23,11 @@ PROBABILITY_FLOOR = 1e-4
 #: What one run of the graph may take beside its inputs; a liver of 400x300x200 voxels needs about 1.7e9.
 MEMORY_CEILING = 3 * 10**9
 #: Measured: bytes of each voxel, of each that is not settled, and of each node of the grids.
-BYTES_OF_VOXEL, BYTES_OF_UNSETTLED, BYTES_OF_NODE = 14, 340, 24
+BYTES_OF_VOXEL, BYTES_OF_UNSETTLED, BYTES_OF_NODE = 14, 380, 24
+#: Along each axis, every how many voxels are looked at to tell how many are not settled.
+SAMPLED_KJI = (1, 4, 4)
+#: Voxels along an axis of a block of a grid at most; so the graphs are built.
+LARGEST_BLOCK = 12
 #: How far beyond a slab the graph looks. A voxel moves its neighbours' neighbours, but less each time.
 OVERLAP_SIGMAS = 6.0
 
@@ -35,6 +39,7 @@ class _Fineness(BaseModel):
 
     block: float = 0.5
     tone: float = 0.5
+    smoothness_block: float = 0.5
 
 
 class _GridParameters(CrfParameters):
@@ -78,29 +83,28 @@ def refine(
         return probability_kji
     if not (probability_kji.min() >= 0 and probability_kji.max() <= 1):
         raise ValueError("expected probabilities from 0 to 1")
+    parameters = _GridParameters.model_validate(network.card.parameters)
     backend = network.runtime.crf_backend
     if backend == "none":
         return probability_kji
     if backend == "pydensecrf":
-        parameters = CrfParameters.model_validate(network.card.parameters)
         return _by_pydensecrf(probability_kji, hounsfield_kji, spacing_mm, parameters)
-    refined = np.empty_like(probability_kji)
-    for slab in _slabs(probability_kji, spacing_mm, network, memory_ceiling):
+    kept = []
+    for slab in _slabs(probability_kji, spacing_mm, parameters, memory_ceiling):
         probability, hounsfield = probability_kji[slab.read], hounsfield_kji[slab.read]
         part = network.infer(on_wait, probability=probability, hounsfield=hounsfield, spacing_mm=spacing_mm)
-        refined[slab.kept] = part[slab.kept.start - slab.read.start :][: slab.kept.stop - slab.kept.start]
-    return refined
+        kept.append(part[slab.kept.start - slab.read.start :][: slab.kept.stop - slab.kept.start])
+    return kept[0] if len(kept) == 1 else np.concatenate(kept)
 
 
 def _slabs(
-    probability_kji: Probability, spacing_mm: SpacingArray, network: Network, memory_ceiling: float
+    probability_kji: Probability, spacing_mm: SpacingArray, parameters: _GridParameters, memory_ceiling: float
 ) -> Iterator[_Slab]:
-    parameters = _GridParameters.model_validate(network.card.parameters)
     slices = len(probability_kji)
     of_slice = _bytes_needed(probability_kji, spacing_mm, parameters) / slices
-    widths_mm = (parameters.appearance_mm, parameters.smoothness_mm)
-    whole = math.prod(max(1, round(mm * parameters.fineness.block / float(spacing_mm[0]))) for mm in widths_mm)
-    overlap = math.ceil(OVERLAP_SIGMAS * max(widths_mm) / float(spacing_mm[0]) / whole) * whole
+    whole = math.prod(int(size_kji[0]) for size_kji in _blocks(spacing_mm, parameters))
+    widest_mm = max(parameters.appearance_mm, parameters.smoothness_mm)
+    overlap = math.ceil(OVERLAP_SIGMAS * widest_mm / float(spacing_mm[0]) / whole) * whole
     at_once = memory_ceiling / of_slice
     kept = slices if at_once >= slices else max(1, int(at_once - 2 * overlap) // whole) * whole
     for first in range(0, slices, kept):
@@ -108,23 +112,30 @@ def _slabs(
         yield _Slab(slice(max(0, first - overlap), min(last + overlap, slices)), slice(first, last))
 
 
-def _bytes_needed(probability_kji: Probability, spacing_mm: SpacingArray, parameters: _GridParameters) -> float:
+def _blocks(spacing_mm: SpacingArray, parameters: _GridParameters) -> list[npt.NDArray[np.float32]]:
+    """Voxels along k, j, i of a block of the appearance grid, and of the smoothness grid: as the graph has them."""
     fineness = parameters.fineness
-    unsettled = np.count_nonzero(np.abs(probability_kji - 0.5) < 0.5 - 1 / (1 + math.exp(parameters.settled_logit)))
-    nodes = 0.0
+    widths_mm = (parameters.appearance_mm * fineness.block, parameters.smoothness_mm * fineness.smoothness_block)
+    return [np.clip(np.round(np.float32(mm) / spacing_mm), 1, LARGEST_BLOCK) for mm in widths_mm]
+
+
+def _bytes_needed(probability_kji: Probability, spacing_mm: SpacingArray, parameters: _GridParameters) -> float:
+    some = probability_kji[tuple(slice(None, None, step) for step in SAMPLED_KJI)]
+    doubt = 1 / (1 + math.exp(parameters.settled_logit))
+    unsettled = np.count_nonzero((some > doubt) & (some < 1 - doubt)) / some.size
     low, high = parameters.hu_range
-    tones = (high - low) / (parameters.appearance_hu * fineness.tone) + 2
-    for mm, layers in ((parameters.appearance_mm, tones), (parameters.smoothness_mm, 1.0)):
-        blocks = np.array(probability_kji.shape) / np.maximum(1, np.round(mm * fineness.block / spacing_mm))
-        nodes += layers * float(np.prod(np.ceil(blocks) + 2))
-    return BYTES_OF_VOXEL * probability_kji.size + BYTES_OF_UNSETTLED * int(unsettled) + BYTES_OF_NODE * nodes
+    tones = (high - low) / (parameters.appearance_hu * parameters.fineness.tone) + 2
+    nodes = 0.0
+    for size_kji, layers in zip(_blocks(spacing_mm, parameters), (tones, 1.0), strict=True):
+        nodes += layers * float(np.prod(np.ceil(np.array(probability_kji.shape) / size_kji) + 2))
+    return (BYTES_OF_VOXEL + BYTES_OF_UNSETTLED * unsettled) * probability_kji.size + BYTES_OF_NODE * nodes
 
 
 def _by_pydensecrf(
     probability_kji: Probability,
     hounsfield_kji: Hounsfield,
     spacing_mm: SpacingArray,
-    parameters: CrfParameters,
+    parameters: _GridParameters,
 ) -> Probability:
     try:
         from pydensecrf import densecrf
@@ -133,7 +144,7 @@ def _by_pydensecrf(
     shape = probability_kji.shape
     clipped = np.clip(probability_kji, PROBABILITY_FLOOR, 1 - PROBABILITY_FLOOR).ravel()
     position_mm = np.indices(shape, np.float32).reshape(3, -1) * spacing_mm[:, None]
-    grey = hounsfield_kji.reshape(1, -1).astype(np.float32) / parameters.appearance_hu
+    grey = np.clip(hounsfield_kji.astype(np.float32).reshape(1, -1), *parameters.hu_range) / parameters.appearance_hu
     field = densecrf.DenseCRF(clipped.size, 2)
     field.setUnaryEnergy(-np.log(np.stack([1 - clipped, clipped])))
     both = np.concatenate([position_mm / parameters.appearance_mm, grey])

@@ -25,6 +25,7 @@ def test_numbers_of_a_recipe_are_changed_by_name():
     ).recipe
     assert recipe == replace(paper("lesion"), steps=7, width=8, learning_rate=1.0, pooling="max")
     assert options("paper", "--set", "window_hu=(-50.0,200.0)").recipe.window_hu == (-50.0, 200.0)
+    assert not options("default", "--set", "refine=False").recipe.refine
 
 
 @pytest.mark.parametrize(

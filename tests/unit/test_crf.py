@@ -16,6 +16,8 @@ from tests.analytic_networks import crf_graph
 
 onnx_graph = pytest.importorskip("training.onnx_graph", reason="onnx is not installed")
 from training import all_pairs, crf  # noqa: E402 - needs onnx
+from training.manifest import register  # noqa: E402
+from training.refinement_card import refinement_part  # noqa: E402
 
 RUNTIME = Runtime(threads=1)
 EXACT = crf.DEFAULT.model_copy(update={"quality": "exact"})
@@ -293,6 +295,30 @@ def test_export_keeps_what_was_fitted_for_a_folder(tmp_path):
     crf.export(tmp_path, fitted, metrics={"kept_out_dice": 0.5})
     crf.export(tmp_path)
     assert crf.shipped(tmp_path) == (fitted, {"kept_out_dice": 0.5})
+
+
+def test_a_label_that_a_recipe_wants_unrefined_is_left_out_and_the_older_file_removed(tmp_path):
+    older = tmp_path / "crf-0.0.1.onnx"
+    crf.export(tmp_path, crf.DEFAULT.model_copy(update={"refines": ("liver", "lesion")})).rename(older)
+    register(tmp_path, "crf", older.name)
+    path = crf.export(tmp_path, unrefined=("lesion",))
+    assert crf.shipped(tmp_path)[0].refines == ("liver",)
+    assert [each.name for each in tmp_path.glob("*.onnx")] == [path.name]
+
+
+def volume(liver, lesion):
+    return {"crf": {"liver": liver, "lesion": lesion}}
+
+
+def test_the_card_shows_what_refinement_is_worth_also_where_it_is_left_out():
+    gained, lost = {"without": 0.95, "with": 0.96}, {"without": 0.3, "with": 0.1}
+    scores = {"volume-3": volume(gained, lost), "nobody": {"crf": {}}}
+    text = "\n".join(refinement_part(scores, network(crf.DEFAULT).card))
+    assert "| liver | volume-3 | 0.9500 | 0.9600 | yes |" in text
+    assert "| lesion | volume-3 | 0.3000 | 0.1000 | no |" in text
+    assert "The lesion is **left unrefined**: it would change its Dice by -0.2000 on average." in text
+    assert "as designed, not fitted" in text
+    assert "nobody" not in text
 
 
 def test_a_graph_whose_card_says_nothing_of_its_grid_is_cut_with_care():
