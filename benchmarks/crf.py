@@ -2,6 +2,10 @@
 
     python benchmarks/crf.py            writes docs/crf.md's table and docs/crf.png; exits 1 where a figure is missed
     python benchmarks/crf.py --quick    under a minute, small volumes, writes nothing
+    python benchmarks/crf.py --minutes 8    a piece of it; exits 75 if there is more: the page says what, say it again
+
+Every measurement is kept in build/crf-benchmark.json until `--fresh` forgets them; ours belong to the very graph that
+was measured, so that a changed graph is measured again and pydensecrf is not.
 
 Each measurement is a process of its own, so that peak memory is that implementation's alone (with Python, NumPy and
 the inputs). The inputs are synthetic with the doubts of a trained network: smooth rims and noise, the share of voxels
@@ -11,7 +15,9 @@ with |logit| below 3 and 5 as the shipped liver network leaves on LiTS (2.5 and 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import functools
+import hashlib
+import itertools
 import json
 import os
 import resource
@@ -25,9 +31,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from crf_page import exactness_line, missed, plot, report, speed_line
+from kept import Kept, NotFinished
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
+KEPT = ROOT / "build" / "crf-benchmark.json"
 SPACING_MM = (1.33, 0.8, 0.8)
 KERNELS = {
     "narrow": {"appearance_mm": 4.0, "appearance_hu": 20.0, "smoothness_mm": 2.0},
@@ -38,10 +47,10 @@ SIZES = [(64, 256, 256), (128, 256, 320), (200, 300, 400)]
 QUICK_SIZES = [(32, 128, 160)]
 #: Where one run of pydensecrf takes a minute it is run once.
 LARGEST = SIZES[-1]
-#: Times faster than pydensecrf by labels, part of its memory, max |dQ| of the exact setting, growth per voxel.
-FASTER, MEMORY, EXACT_MAX, GROWTH = {2: 12.0, 3: 10.0}, 0.5, 0.05, 1.5
-#: Where the part of the page begins that is written here.
-MEASURED = "## Measured"
+#: How many cubes are compared with the sum over all pairs, and slices of 256x256 timed for growth.
+CUBES, SLICES = 4, (16, 32, 64, 128, 256)
+#: Exit status where a piece ended before the whole: "try again".
+AGAIN = 75
 Row = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -79,6 +88,10 @@ def _logit(random: np.random.Generator, shape: tuple[int, ...], width_mm: float,
     return np.asarray(np.clip(noisy, -8.5, 8.5), np.float32)
 
 
+def _logits(probability: Array) -> Array:
+    return np.asarray(np.log(probability) - np.log1p(-probability))
+
+
 def parameters(kernel: str, quality: str = "fast") -> Any:  # noqa: ANN401 - training is imported late
     """Of the CRF."""
     from training import crf
@@ -88,8 +101,6 @@ def parameters(kernel: str, quality: str = "fast") -> Any:  # noqa: ANN401 - tra
 
 def ours(probability: Array, hounsfield: Array, kernel: str, quality: str = "fast") -> Callable[[], Array]:
     """What refines them once. With two labels it is what the service calls."""
-    import hashlib
-
     import onnxruntime
 
     from app.inference.crf import refine
@@ -147,8 +158,9 @@ def child(method: str, folder: Path, kernel: str, repeats: int) -> Row:
         run()
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - start_cpu)
+    load = os.getloadavg()[0]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"s": statistics.median(seconds), "cpu_s": statistics.median(cpu), "gb": peak, "runs": repeats}
+    return {"s": statistics.median(seconds), "cpu_s": statistics.median(cpu), "gb": peak, "runs": repeats, "load": load}
 
 
 def measured(method: str, scene_of: tuple[Array, Array], kernel: str, repeats: int) -> Row:
@@ -163,37 +175,54 @@ def measured(method: str, scene_of: tuple[Array, Array], kernel: str, repeats: i
     return row
 
 
-def speed(sizes: list[tuple[int, int, int]], repeats: int) -> list[Row]:
-    """Every size, number of labels and kernel, the two implementations one after the other."""
-    rows = []
-    for shape in sizes:
-        for labels in (2, 3):
-            given = scene(shape, labels)
-            for kernel in KERNELS:
-                theirs = measured("pydensecrf", given, kernel, 1 if shape == LARGEST else repeats)
-                row = {"shape": shape, "labels": labels, "kernel": kernel, "pydensecrf": theirs}
-                rows.append(row | {"hepaseg": measured("hepaseg", given, kernel, repeats)})
-                print(_speed_line(rows[-1]), flush=True)
-    return rows
+def graph_of(kernel: str, labels: int, quality: str = "fast") -> str:
+    """The first letters of our graph's hash."""
+    from training import crf
+
+    graph = crf.build(parameters(kernel, quality), labels=labels).SerializeToString(deterministic=True)
+    return hashlib.sha256(graph).hexdigest()[:12]
 
 
-def exactness(cubes: int) -> list[Row]:
-    """Distance to the sum over all pairs on cubes of 16 voxels cut from rims of the scene."""
+def kept_row(kept: Kept, method: str, shape: tuple[int, int, int], labels: int, kernel: str, repeats: int) -> Row:
+    """Measured in a process of its own unless it was before."""
+    which = graph_of(kernel, labels) if method == "hepaseg" else ""
+    name = f"{method}{which} {shape} {labels} {kernel} {repeats} times"
+    return kept.row(name, lambda: measured(method, scene(shape, labels), kernel, repeats))
+
+
+def speed(rows: list[Row], kept: Kept, sizes: list[tuple[int, int, int]], repeats: int) -> None:
+    """Into rows: every size, number of labels and kernel, the two implementations one after the other."""
+    for shape, labels, kernel in itertools.product(sizes, (2, 3), KERNELS):
+        row: Row = {"shape": shape, "labels": labels, "kernel": kernel}
+        for method in METHODS:
+            times = 1 if shape == LARGEST and method == "pydensecrf" else repeats
+            row[method] = kept_row(kept, method, shape, labels, kernel, times)
+        rows.append(row)
+        print(speed_line(row), flush=True)
+
+
+def exactness(rows: list[Row], kept: Kept, cubes: int) -> None:
+    """Into rows: distance to the sum over all pairs on cubes of 16 voxels cut from rims of the scene."""
+    for labels, kernel in itertools.product((2, 3), KERNELS):
+        which = "".join(graph_of(kernel, labels, quality) for quality in ("fast", "exact"))
+        found = kept.row(
+            f"{which} {labels} {kernel} {cubes} cubes", functools.partial(_distances, labels, kernel, cubes)
+        )
+        rows += [{"labels": labels, "kernel": kernel, "name": name} | found[name] for name in found]
+        print("\n".join(exactness_line(row) for row in rows[-len(found) :]), flush=True)
+
+
+def _distances(labels: int, kernel: str, cubes: int) -> Row:
     from training import all_pairs
 
-    rows = []
-    for labels in (2, 3):
-        probability, hounsfield = scene((64, 128, 128), labels, seed=1)
-        cut = _cubes(probability, hounsfield, cubes)
-        for kernel in KERNELS:
-            truths = [all_pairs.refine(p, h, SPACING_MM, parameters(kernel)) for p, h in cut]
-            for name, method, quality in (
-                ("hepaseg fast", ours, "fast"), ("hepaseg exact", ours, "exact"), ("pydensecrf", pydensecrf, ""),
-            ):  # fmt: skip
-                found = [method(p, h, kernel, quality)() for p, h in cut]
-                rows.append({"labels": labels, "kernel": kernel, "name": name} | _distance(found, truths))
-                print(_exactness_line(rows[-1]), flush=True)
-    return rows
+    cut = _cubes(*scene((64, 128, 128), labels, seed=1), cubes)
+    truths = [all_pairs.refine(p, h, SPACING_MM, parameters(kernel)) for p, h in cut]
+    answers = {
+        "hepaseg fast": [ours(p, h, kernel, "fast")() for p, h in cut],
+        "hepaseg exact": [ours(p, h, kernel, "exact")() for p, h in cut],
+        "pydensecrf": [pydensecrf(p, h, kernel)() for p, h in cut],
+    }
+    return {name: _distance(found, truths) for name, found in answers.items()}
 
 
 def _cubes(probability: Array, hounsfield: Array, count: int) -> list[tuple[Array, Array]]:
@@ -223,109 +252,13 @@ def _labels(probability: Array) -> Array:
     return np.concatenate([1 - stacked.sum(0, keepdims=True), stacked]).argmax(0)
 
 
-def growth(slices: tuple[int, ...], repeats: int) -> list[Row]:
-    """Seconds by number of voxels."""
-    rows = []
+def growth(rows: list[Row], kept: Kept, slices: tuple[int, ...], repeats: int) -> None:
+    """Into rows: seconds by number of voxels."""
     for count in slices:
-        given = scene((count, 256, 256), 2)
-        row: Row = {"voxels": given[1].size, "hepaseg": measured("hepaseg", given, "narrow", repeats)["s"]}
-        rows.append(row | {"pydensecrf": measured("pydensecrf", given, "narrow", 1)["s"]})
-    return rows
-
-
-def missed(rows: list[Row], exact: list[Row], grown: list[Row]) -> list[str]:
-    """The figures that are not reached."""
-    faults = []
-    for row in rows:
-        ratio = row["pydensecrf"]["s"] / row["hepaseg"]["s"]
-        if ratio < FASTER[row["labels"]]:
-            faults.append(f"{_case(row)}: {ratio:.1f} times faster, not {FASTER[row['labels']]:.0f}")
-        if row["hepaseg"]["gb"] > MEMORY * row["pydensecrf"]["gb"]:
-            faults.append(f"{_case(row)}: more than half of pydensecrf's memory")
-    theirs = {(r["labels"], r["kernel"]): r["mean"] for r in exact if r["name"] == "pydensecrf"}
-    for row in exact:
-        if row["name"] != "pydensecrf" and row["mean"] > theirs[row["labels"], row["kernel"]]:
-            faults.append(f"{row['name']}, {row['labels']} labels, {row['kernel']}: mean |dQ| above pydensecrf's")
-        if row["name"] == "hepaseg exact" and row["max"] >= EXACT_MAX:
-            faults.append(f"exact, {row['labels']} labels, {row['kernel']}: max |dQ| {row['max']:.3f}")
-    each = [row["hepaseg"] / row["voxels"] for row in grown]
-    if each and each[-1] > GROWTH * each[0]:
-        faults.append(f"time grows faster than the voxels: {each[-1] / each[0]:.2f} times a voxel")
-    return faults
-
-
-def _case(row: Row) -> str:
-    k, j, i = row["shape"]
-    return f"{i}x{j}x{k}, {row['labels']} labels, {row['kernel']}"
-
-
-def _speed_line(row: Row) -> str:
-    a, b = row["hepaseg"], row["pydensecrf"]
-    return (
-        f"| {_case(row)} "
-        f"| {a['s']:.2f} s ({a['cpu_s']:.2f} CPU s), {a['gb']:.2f} GB "
-        f"| {b['s']:.1f} s ({b['cpu_s']:.1f} CPU s), {b['gb']:.2f} GB "
-        f"| {b['s'] / a['s']:.1f} | {a['gb'] / b['gb']:.2f} |"
-    )
-
-
-def _exactness_line(row: Row) -> str:
-    same = f"{row['same']:.2f} %"
-    return f"| {row['name']}, {row['labels']} labels, {row['kernel']} | {same} | {row['mean']:.5f} | {row['max']:.3f} |"
-
-
-def peers() -> str:
-    """Who else could have been measured here, and why not."""
-    monai = importlib.util.find_spec("monai") is not None and importlib.util.find_spec("monai._C") is not None
-    simple = importlib.util.find_spec("denseCRF3D") is not None
-    return (
-        f"MONAI's CRF needs its C++ extension `monai._C`, which {'is' if monai else 'its wheels do not have'}"
-        f"{' here but is not measured' if monai else ''}. "
-        f"SimpleCRF's `denseCRF3D` {'is installed but takes no spacing' if simple else 'is not installed'}."
-    )
-
-
-def report(rows: list[Row], exact: list[Row], grown: list[Row], faults: list[str]) -> str:
-    """The page of the docs."""
-    probability, _ = scene(SIZES[0], 2)
-    logit = np.abs(np.log(probability) - np.log1p(-probability))
-    shares = ", ".join(f"{100 * (logit < n).mean():.1f} % below {n}" for n in (3, 5))
-    head = (
-        f"Written by `benchmarks/crf.py`: {len(os.sched_getaffinity(0))} cores, load {os.getloadavg()[0]:.1f} at the "
-        f"end, spacing {SPACING_MM} mm (k, j, i), medians of {rows[0]['hepaseg']['runs']} runs (pydensecrf on the "
-        f"largest volume: {rows[-1]['pydensecrf']['runs']}). Input, part with a |logit|: {shares}."
-    )
-    grew = ", ".join(
-        f"{row['voxels'] / 1e6:.1f} M voxels {row['hepaseg']:.2f} s (pydensecrf {row['pydensecrf']:.1f} s)"
-        for row in grown
-    )
-    lines = [
-        MEASURED, "", head, "", peers(), "",
-        "| volume | hepaseg | pydensecrf | times faster | part of its memory |", "|---|---|---|---|---|",
-        *(_speed_line(row) for row in rows), "",
-        "Against the sum over all pairs, on cubes of 16 voxels at rims:", "",
-        "| | equal labels | mean \\|dQ\\| | max \\|dQ\\| |", "|---|---|---|---|",
-        *(_exactness_line(row) for row in exact), "",
-        f"Narrow kernels, 2 labels: {grew}.", "", "![seconds by voxels](crf.png)", "",
-        "Missed: " + ("; ".join(faults) or "nothing") + ".", "",
-    ]  # fmt: skip
-    return "\n".join(lines)
-
-
-def plot(grown: list[Row], path: Path) -> None:
-    """Seconds by voxels, both axes logarithmic."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4))
-    for name in METHODS:
-        axes.loglog([row["voxels"] / 1e6 for row in grown], [row[name] for row in grown], "o-", label=name)
-    axes.set(xlabel="million voxels", ylabel="seconds, 5 iterations", title="2 labels, narrow kernels")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+        row: Row = {"voxels": count * 256 * 256}
+        for method, times in (("hepaseg", repeats), ("pydensecrf", 1)):
+            row[method] = kept_row(kept, method, (count, 256, 256), 2, "narrow", times)["s"]
+        rows.append(row)
 
 
 def main() -> None:
@@ -333,6 +266,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small volumes, once, nothing written")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="of this piece")
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     parser.add_argument("--out", type=Path, default=ROOT / "docs")
     parser.add_argument("--child", nargs=4, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -340,16 +275,48 @@ def main() -> None:
         method, folder, kernel, repeats = options.child
         print(json.dumps(child(method, Path(folder), kernel, int(repeats))))
         return
-    rows = speed(QUICK_SIZES if options.quick else SIZES, 1 if options.quick else options.repeats)
-    exact = exactness(2 if options.quick else 8)
-    grown = [] if options.quick else growth((16, 32, 64, 128, 256), options.repeats)
-    faults = missed([] if options.quick else rows, exact, grown)
-    if not options.quick:
-        plot(grown, options.out / "crf.png")
-        page = options.out / "crf.md"
-        page.write_text(page.read_text().partition(MEASURED)[0] + report(rows, exact, grown, faults))
+    sys.exit(quick() if options.quick else whole(options))
+
+
+def quick() -> int:
+    """Small volumes, once; the exit status."""
+    with tempfile.TemporaryDirectory() as name:
+        kept = Kept(Path(name) / "kept.json", float("inf"))
+        speed([], kept, QUICK_SIZES, 1)
+        exact: list[Row] = []
+        exactness(exact, kept, 2)
+    faults = missed([], exact, [])
     print("missed: " + ("; ".join(faults) or "nothing"))
-    sys.exit(1 if faults else 0)
+    return 1 if faults else 0
+
+
+def whole(options: argparse.Namespace) -> int:
+    """All that is shown, and the page; the exit status."""
+    if options.fresh:
+        KEPT.unlink(missing_ok=True)
+    kept = Kept(KEPT, 60 * options.minutes)
+    rows, grown, exact = list[Row](), list[Row](), list[Row]()
+    left = ""
+    try:
+        exactness(exact, kept, CUBES)
+        speed(rows, kept, SIZES, options.repeats)
+        growth(grown, kept, SLICES, options.repeats)
+    except NotFinished as first:
+        left = f"{first} and what follows"
+    faults = missed(rows, exact, grown) + ([f"not measured: {left}"] if left else [])
+    _write(options.out, rows, grown, exact, faults)
+    print("missed: " + ("; ".join(faults) or "nothing"))
+    return AGAIN if left else 1 if faults else 0
+
+
+def _write(out: Path, rows: list[Row], grown: list[Row], exact: list[Row], faults: list[str]) -> None:
+    if not rows:
+        return
+    plot(rows, grown, out / "crf.png")
+    logit = np.abs(_logits(scene(SIZES[0], 2)[0]))
+    head = f"Spacing {SPACING_MM} mm (k, j, i); part of the input with a |logit| "
+    head += ", ".join(f"below {n}: {100 * (logit < n).mean():.1f} %" for n in (3, 5)) + "."
+    report(out / "crf.md", head, rows, exact, grown, faults)
 
 
 if __name__ == "__main__":
