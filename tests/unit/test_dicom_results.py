@@ -5,8 +5,9 @@ import io
 import highdicom as hd
 import numpy as np
 import pytest
-from pydicom import dcmread
-from pydicom.datadict import keyword_for_tag
+from highdicom._standard_utils import get_module_attribute_map
+from pydicom import Dataset, dcmread
+from pydicom.datadict import dictionary_VR, keyword_for_tag
 
 from app.dicom.readback import BrokenResultError, SegmentationFile, measured_groups, voxels_on
 from app.dicom.results import DICOM_FILES, DicomForm, remarks, write_dicom
@@ -143,6 +144,49 @@ def test_patient_and_study_are_copied_as_far_as_the_standard_requires_and_no_far
         assert "MARKEDHOSPITAL" not in str(dataset)
         assert "MARKEDCOMMENT" not in str(dataset)
     assert seg.FrameOfReferenceUID == MARKS["FrameOfReferenceUID"]
+
+
+#: The modules of the standard that say who was scanned, why, where and by whom.
+ABOUT_SOMEBODY = (
+    "patient", "patient-study", "clinical-trial-subject", "general-study", "clinical-trial-study", "general-equipment",
+    "clinical-trial-series",
+)  # fmt: skip
+
+
+def attributes_of(module: str, *types: str) -> set[str]:
+    """The attributes at the top of a module that have one of these types, after the tables of the standard."""
+    entries = [each for each in get_module_attribute_map()[module] if not each["path"]]
+    return {each["keyword"] for each in entries if not types or each["type"] in types}
+
+
+def marked_everywhere() -> list[Dataset]:
+    """A series that says everything that the standard has a word for, each word marked."""
+    made = series_of(small_volume())
+    texts = {"LO", "SH", "PN", "LT", "ST", "UT", "AE", "UC"}
+    for keyword in sorted(set().union(*(attributes_of(module) for module in ABOUT_SOMEBODY))):
+        if dictionary_VR(keyword) in texts:
+            for each in made:
+                setattr(each, keyword, MARKS.get(keyword, "MARKEDMORE"))
+    for each in made:
+        each.private_block(0x0031, "MARKEDMAKER", create=True).add_new(1, "LO", "MARKEDPRIVATE")
+    return made
+
+
+@pytest.mark.parametrize("result", ["seg", "sr", "rtstruct"])
+def test_of_all_that_a_series_can_say_results_have_what_the_standard_requires_and_nothing_else(tmp_path, result):
+    case = Case(tmp_path, small_volume(), files=marked_everywhere())
+    seg = case.seg()
+    written = {"seg": lambda: seg, "sr": lambda: case.sr(seg), "rtstruct": lambda: case.structures(seg)}[result]()
+    dataset = dcmread(io.BytesIO(encoded(written)))
+    required = PATIENT | STUDY
+    assert required == attributes_of("patient", "1", "2") | attributes_of("general-study", "1", "2")
+    about = set().union(*(attributes_of(module) for module in ABOUT_SOMEBODY[:-1]))
+    # What made the file is this software, and said of itself.
+    own = {"Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions"}
+    assert {element.keyword for element in dataset if element.keyword in about} - own == required
+    found = {element.keyword for element in dataset.iterall() if "MARKED" in str(element.value)[:200]}
+    assert {keyword for keyword in found if keyword and dictionary_VR(keyword) != "SQ"} <= required
+    assert not any(element.tag.is_private for element in dataset.iterall())
 
 
 @pytest.mark.parametrize(
