@@ -21,7 +21,7 @@ from training.crf_fit import with_and_without
 from training.datasets import Case
 from training.painted import FOUND_FRACTION, Painted, PaintedScore
 from training.provenance import fingerprint
-from training.split import DataError
+from training.split import DataError, possible_groups
 
 Mask = npt.NDArray[np.bool_]
 Results = dict[str, Any]
@@ -109,12 +109,22 @@ class Judge:
         without_crf = Runtime(crf_backend="none")
         return cls(load_networks(models_dir, Runtime()), Cascade(load_networks(models_dir, without_crf), without_crf))
 
-    def refuse_known(self, case: Case) -> None:
-        """Raise DataError if a network was trained on this patient: such a score would be worth nothing."""
+    def known_to(self, case: Case) -> str | None:
+        """Which network was trained on this patient, or may have been: a slice without liver may be of two."""
+        if case.source == "phantom":
+            return None
+        groups = possible_groups(case.patient) if case.source == "negative" else {case.patient}
         for network in (self.networks.liver, self.networks.lesion):
             known = training_of(network.card).get("data", {}).get("known_patients", [])
-            if case.source != "phantom" and fingerprint(case.patient) in known:
-                raise DataError(f"{case.name}: {network.name} was trained on this patient; prepare and train again")
+            if any(fingerprint(group) in known for group in groups):
+                return network.name
+        return None
+
+    def refuse_known(self, case: Case) -> None:
+        """Raise DataError if a network was trained on this patient: such a score would be worth nothing."""
+        name = self.known_to(case)
+        if name is not None:
+            raise DataError(f"{case.name}: {name} was trained on this patient; prepare and train again")
 
     def segment(self, volume: Volume, *, crf: bool = True) -> Segmentation | None:
         """The service's answer; None where it refuses."""

@@ -1,6 +1,8 @@
 """Scores, counted by hand or against MONAI, and pictures that show the worst cases."""
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,10 +18,12 @@ from tests.analytic_networks import lesion_graph, liver_graph, phantom_models, w
 from training import evaluate as evaluation
 from training.datasets import Case
 from training.evaluation_card import Column, painted_part, write_cards
-from training.judge import Overlap, lesions_found, summary
+from training.judge import Judge, Overlap, lesions_found, summary
 from training.painted import Painted, PaintedScore, painted_slices, size_class
 from training.phantom import LIVER_RANGE_HU, abdomen
+from training.provenance import fingerprint
 from training.sheets import WorstCases
+from training.split import DataError
 
 pytestmark = [pytest.mark.training, pytest.mark.filterwarnings("ignore")]
 
@@ -185,6 +189,27 @@ def test_the_readme_has_both_columns_and_the_cards_their_scores(exact, scored):
     assert networks.liver.card.metrics["dice"] == scored["liver_summary"]
     assert networks.lesion.card.metrics["painted"]["all sizes"] == scored["painted"]["all sizes"]
     assert all(network.sha256 in text for network in networks)
+
+
+@pytest.mark.parametrize(
+    ("patient", "source", "knows"),
+    [
+        ("LiTS003", "lits", ["LiTS003"]),
+        ("LiTSbatch2_sample_0003", "negative", ["LiTS003", "LiTS031"]),  # its number, or that of the second batch
+        ("LiTS031", "spread", ["LiTS031"]),
+    ],
+)
+def test_a_patient_whom_a_network_may_know_is_not_scored(patient, source, knows):
+    empty = np.zeros((1, 2, 2), np.int16)
+    case = Case("case", patient, source, empty, empty.astype(np.uint8), (1.0, 1.0, 1.0))
+    for known in ("LiTS003", "LiTS031", "LiTS050"):
+        card = SimpleNamespace(model_extra={"training": json.dumps({"data": {"known_patients": [fingerprint(known)]}})})
+        network = SimpleNamespace(name="a network", card=card)
+        judge = Judge(SimpleNamespace(liver=network, lesion=network), None)
+        assert (judge.known_to(case) is not None) == (known in knows)
+        if known in knows:
+            with pytest.raises(DataError, match="a network was trained on this patient"):
+                judge.refuse_known(case)
 
 
 def test_where_nothing_was_painted_the_card_says_so():
