@@ -72,11 +72,11 @@ def peers() -> str:
 def report(page: Path, given: str, rows: list[Row], exact: list[Row], grown: list[Row], faults: list[str]) -> None:
     """Write the measured part of the page anew; `given` says what was refined."""
     each = [row[method] for row in rows for method in METHODS]
-    loads = [one["load"] for one in each]
+    loads, runs = [one["load"] for one in each], [one["runs"] for one in each]
     head = (
         f"Written by `benchmarks/crf.py`: {len(os.sched_getaffinity(0))} cores, load {min(loads):.1f} to "
-        f"{max(loads):.1f} while it was measured, medians of {rows[0]['hepaseg']['runs']} runs (pydensecrf on the "
-        f"largest volume: {rows[-1]['pydensecrf']['runs']}). {given}"
+        f"{max(loads):.1f} while it was measured, medians of {min(runs)} runs at "
+        f"least. {given}"
     )
     grew = ", ".join(
         f"{row['voxels'] / 1e6:.1f} M voxels {row['hepaseg']:.2f} s (pydensecrf {row['pydensecrf']:.1f} s)"
@@ -89,7 +89,7 @@ def report(page: Path, given: str, rows: list[Row], exact: list[Row], grown: lis
         "Against the sum over all pairs, on cubes of 16 voxels at rims:", "",
         "| | equal labels | mean \\|dQ\\| | max \\|dQ\\| |", "|---|---|---|---|",
         *(exactness_line(row) for row in exact), "",
-        f"Narrow kernels, 2 labels: {grew}.", "", "![seconds by voxels](crf.png)", "",
+        f"Narrow kernels, 2 labels: {grew or 'growth is not measured'}.", "", "![seconds by voxels](crf.png)", "",
         "Missed: " + ("; ".join(faults) or "nothing") + ".", "",
     ]  # fmt: skip
     page.write_text(page.read_text().partition(MEASURED)[0] + "\n".join(lines))

@@ -36,6 +36,8 @@ TRIED: tuple[tuple[str, tuple[float, ...]], ...] = (
     ("smoothness_weight", (0.0, 0.5, 2.0)),
     ("smoothness_mm", (1.0, 4.0)),
 )
+#: Less Dice than this is chance, and may cost much: a last 0.0001 took a smoothness kernel of blocks of one voxel.
+WORTH_A_CHANGE = 0.0002
 #: The search looks at so many slices of a scan, those with most lesion in them; scoring at all.
 SLICES = 40
 
@@ -142,7 +144,7 @@ def fit(models_dir: Path, data: Path, threads: int = 0) -> tuple[crf.Parameters,
             found = tried[_told(candidate)] = _worth(gains(candidate, training, networks))
             sys.stdout.write(f"{_told(candidate)}: {found}\n")
             sys.stdout.flush()
-            if _score(found) > _score(worth):
+            if _score(found) >= _score(worth) + WORTH_A_CHANGE:
                 best, worth = candidate, found
     scores = scored(best, list(regions(data, ALWAYS_KEPT_OUT, networks, None)), networks)
     refines = tuple(stage for stage in STAGES if scores[stage]["gain"] > 0)
