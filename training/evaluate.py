@@ -76,7 +76,7 @@ def evaluate(models_dir: Path, data: Path, beside: Path | None = None, pictures:
     drawn. Raises DataError where nobody is kept out, or where a network was trained on somebody who is.
     """
     judges = [Judge.of(folder) for folder in (models_dir, beside) if folder is not None]
-    people, worst = People(), {"liver": WorstCases(), "lesion": WorstCases()}
+    people, worst = People(), {"liver": WorstCases(1), "lesion": WorstCases(2)}
     for case in tqdm(kept_out_cases(data), "cases kept out", disable=None):
         if case.source == "negative" and any(judge.known_to(case) for judge in judges):
             continue  # one of the two patients whose it may be was trained on

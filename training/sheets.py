@@ -34,8 +34,9 @@ class Sheet:
 
 @dataclass
 class WorstCases:
-    """Keeps the sheets of the cases with the lowest Dice."""
+    """Keeps the sheets of the cases with the lowest Dice; label: 1 for the liver with its lesions, 2 for lesions."""
 
+    label: int = 1
     most: int = 12
     sheets: list[Sheet] = field(default_factory=list)
 
@@ -48,7 +49,7 @@ class WorstCases:
         found_kji: npt.NDArray[np.uint8],
     ) -> None:
         """Look at a case; keeps copies of a few slices if it is among the worst so far."""
-        wrong = (reference_kji != found_kji).sum(axis=(1, 2))
+        wrong = ((reference_kji >= self.label) != (found_kji >= self.label)).sum(axis=(1, 2))
         at = np.sort(np.argsort(wrong, kind="stable")[-SLICES:])
         self.sheets.append(Sheet(name, dice, tuple(at.tolist()), hounsfield_kji[at], reference_kji[at], found_kji[at]))
         self.sheets = sorted(self.sheets, key=lambda sheet: sheet.dice)[: self.most]

@@ -130,6 +130,21 @@ def test_the_worst_cases_are_kept_and_the_slices_with_most_wrong_in_them(tmp_pat
     assert all(Image.open(path).size == (900, 960) for path in written)
 
 
+def test_the_pictures_of_lesions_show_where_lesions_are_wrong_and_those_of_livers_where_livers_are():
+    case = flat_liver()
+    true, found = case.labels_kji.copy(), case.labels_kji.copy()
+    true[2, 30:34, 30:34] = 2
+    for k in (4, 5, 6, 7):
+        found[k, 20:60] = 0
+    shown = {}
+    for label in (1, 2):
+        worst = WorstCases(label)
+        worst.add("case", 0.5, case.hounsfield_kji, true, found)
+        shown[label] = worst.sheets[0].numbers
+    assert shown[1] == (4, 5, 6, 7)
+    assert 2 in shown[2]
+
+
 @pytest.fixture(scope="module")
 def exact(tmp_path_factory):
     """Networks that segment phantoms without noise exactly, worse ones, and data: own pairs, slices, negatives."""
