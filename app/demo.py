@@ -17,6 +17,7 @@ from rich.console import Console
 
 from app.console import progress_bar, show_report
 from app.errors import HepasegError, NotReady
+from app.jobs.results import RECEIPT_NAME, RESULT_NAMES
 from app.report import Report
 
 #: How long the service may take to load its networks before the demo gives up.
@@ -105,7 +106,7 @@ def _watch(client: httpx.Client, job: dict[str, Any], console: Console) -> dict[
 
 def _download(client: httpx.Client, job: dict[str, Any], output: Path) -> list[Path]:
     saved = []
-    for name in ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "report.json", "preview.png", "sheet.html"):
+    for name in (*RESULT_NAMES, RECEIPT_NAME, "sheet.html"):
         response = client.get(f"{job['links']['self']}/{name}")
         _raise_for_problem(response)
         (output / name).write_bytes(response.content)
