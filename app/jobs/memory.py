@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 #: What a worker takes with its networks at work, and for each voxel of a scan: as `benchmarks/pipeline.py` measures it
-#: at 512 x 512 x 100 to 600, and real scans, whose livers fill more of the picture.
-_START_BYTES = 500 * 1000**2
+#: at 512 x 512 x 100 to 300, and real scans, whose livers fill more of the picture.
+_START_BYTES = 420 * 1000**2
 _VOXEL_BYTES = 14
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 
