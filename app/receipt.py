@@ -83,8 +83,7 @@ class Receipt(_Strict):
 
     def canonical(self) -> bytes:
         """What is signed."""
-        plain = self.model_dump(mode="json")
-        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return _canonical(self.model_dump(mode="json"))
 
 
 class Signature(_Strict):
@@ -137,10 +136,9 @@ def read(folder: Path) -> Signed:
 
 def changed_outputs(folder: Path, receipt: Receipt) -> dict[str, str]:
     """Of every output that is not as it was written: "missing" or "changed"."""
-    found = {name: folder / name for name in receipt.outputs}
-    missing = {name: "missing" for name, path in found.items() if not path.is_file()}
-    there = {name: path for name, path in found.items() if name not in missing}
-    return missing | {name: "changed" for name, path in there.items() if sha256_of(path) != receipt.outputs[name]}
+    found = sums(folder, receipt.outputs)
+    others = [name for name, stated in receipt.outputs.items() if found.get(name) != stated]
+    return {name: "changed" if name in found else "missing" for name in others}
 
 
 def sums(folder: Path, names: Iterable[str]) -> dict[str, str]:
@@ -157,7 +155,11 @@ def sha256_of(path: Path) -> str:
 def report_sha256(report: dict[str, Any]) -> str:
     """That of a report without its timings, in canonical form."""
     kept = {name: value for name, value in report.items() if name != "timings_s"}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_canonical(kept)).hexdigest()
+
+
+def _canonical(plain: dict[str, Any]) -> bytes:
+    return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def now() -> datetime:

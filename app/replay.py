@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +97,7 @@ def _again(was: Receipt, scan: Path, reference: Path | None, output: Path, setti
     form = DicomForm(options.seg_kind, options.rtstruct)
     request = Request(scan, reference, output, settings.limits(), options.series_uid, form, options.split_lesions)
     output.parent.mkdir(parents=True, exist_ok=True)
-    run(replace(request, signing_key=None), Cascade(networks, runtime))
+    run(request, Cascade(networks, runtime))
     return receipts.read(output).receipt
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from app.imaging.atomic import write_text
+
 Row = dict[str, Any]
 
 
@@ -29,7 +31,5 @@ class Kept:
                 raise NotFinished(name)
             self._rows[name] = measure()
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            beside = self._path.with_suffix(".tmp")
-            beside.write_text(json.dumps(self._rows, indent=1) + "\n")
-            beside.replace(self._path)
+            write_text(self._path, json.dumps(self._rows, indent=1) + "\n")
         return self._rows[name]

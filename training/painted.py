@@ -19,7 +19,7 @@ import torch
 from app.imaging.volume import Geometry, Volume
 from training.datasets import Case
 from training.preprocessing import PLANES_MM
-from training.synthesis import Where, paint_lesions
+from training.synthesis import Where, disc_diameter_mm, paint_lesions
 
 Mask = npt.NDArray[np.bool_]
 #: Upper ends of the size classes, mm; the size of an area is the diameter of a disc as large.
@@ -71,7 +71,7 @@ def _painted(hounsfield: npt.NDArray[np.int16], labels: npt.NDArray[np.uint8], p
 
 def size_class(pixels: int, pixel_mm: float) -> str:
     """The class of an area of so many pixels."""
-    diameter_mm = 2.0 * float(np.sqrt(pixels / np.pi)) * pixel_mm
+    diameter_mm = float(disc_diameter_mm(pixels, pixel_mm))
     return next(name for name, largest in SIZE_CLASSES_MM.items() if diameter_mm < largest)
 
 

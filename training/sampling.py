@@ -14,7 +14,7 @@ from training.augmentation import augmented, blurred
 from training.packs import SINGLE_SLICES, Pack
 from training.recipes import Recipe
 from training.split import DataError
-from training.synthesis import Where
+from training.synthesis import Where, disc_diameter_mm
 
 Examples = dict[str, Tensor]
 #: How far around a painted lesion an unlabelled liver counts in full, pixels.
@@ -67,7 +67,7 @@ def lesion_weights(labels_BHW: Tensor, pixel_mm_B: Tensor, most: float) -> Tenso
     weight_BHW = torch.ones(labels_BHW.shape)
     for n in (labels_BHW == 2).flatten(1).any(dim=1).nonzero()[:, 0].tolist():
         ids = cc3d.connected_components((labels_BHW[n] == 2).numpy(), connectivity=8)
-        diameter_mm = 2.0 * np.sqrt(np.bincount(ids.ravel()) / math.pi) * float(pixel_mm_B[n])
+        diameter_mm = disc_diameter_mm(np.bincount(ids.ravel()), float(pixel_mm_B[n]))
         of_each = np.clip(LARGE_MM / np.maximum(diameter_mm, 1e-3), 1.0, most).astype(np.float32)
         of_each[0] = 1.0
         weight_BHW[n] = torch.from_numpy(of_each[ids])
@@ -89,7 +89,6 @@ def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
     )
     hounsfield, labels, painted = augmented(hounsfield, labels, where, recipe.augmentation)
     liver = labels >= 1
-    weight = torch.where(labels == 2, recipe.lesion_weight, 1.0)
     if recipe.task == "lesion":
         labelled = torch.tensor([entry.lesions_labelled for entry in entries]).view(-1, 1, 1)
         reach = 2 * NEAR_PIXELS + 1
@@ -98,4 +97,6 @@ def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
         weight = torch.where(labelled | near | ~liver, 1.0, recipe.unlabelled_weight) * (liver | shown)
         weight = weight * lesion_weights(labels, where.pixel_mm, recipe.lesion_weight)
         liver = shown
+    else:
+        weight = torch.where(labels == 2, recipe.lesion_weight, 1.0)
     return {"hounsfield": hounsfield, "labels": labels, "weight": weight, "liver": liver}

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -32,6 +34,11 @@ class Where:
     def of(self, chosen: Tensor) -> Where:
         """The same for some of the slices."""
         return Where(self.pixel_mm[chosen], self.twin[chosen])
+
+
+def disc_diameter_mm(pixels: npt.ArrayLike, pixel_mm: float) -> npt.NDArray[np.float64]:
+    """The size of an area of so many pixels, each of this many mm: the diameter of a disc as large."""
+    return np.asarray(2.0 * np.sqrt(np.asarray(pixels) / np.pi) * pixel_mm)
 
 
 def _centres(liver_BHW: Tensor) -> tuple[Tensor, Tensor]:

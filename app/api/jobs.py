@@ -22,6 +22,11 @@ from app.jobs.results import DICOM_NAMES, RECEIPT_NAME
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
+#: Of the files that not every published job has: why one is not there.
+_WHY_MISSING = dict.fromkeys(DICOM_NAMES, "no DICOM series was sent, or this service does not write it") | {
+    RECEIPT_NAME: "this job was run before there were receipts"
+}
+
 _LOOK_EVERY_S = 0.2
 _GZIP, _DICOM = "application/gzip", "application/dicom"
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
@@ -110,10 +115,8 @@ def _add_result(name: str, media_type: str, what: str) -> None:
         if job.published is None:
             state = job.status if job.status in FINISHED else f"still {job.status}"
             raise Conflict(f"There is no {name}: the job is {state}.")
-        if name in DICOM_NAMES and name not in parts.files.names(job.id, job.published):
-            raise NotFound(f"There is no {name}: no DICOM series was sent, or this service does not write it.")
-        if name == RECEIPT_NAME and name not in parts.files.names(job.id, job.published):
-            raise NotFound("There is no receipt.json: this job was run before there were receipts.")
+        if name in _WHY_MISSING and name not in parts.files.names(job.id, job.published):
+            raise NotFound(f"There is no {name}: {_WHY_MISSING[name]}.")
         headers = {"ETag": f'"{job.id}-{job.published}-{name}"', "Cache-Control": "private, no-cache"}
         if if_none_match is not None and headers["ETag"] in if_none_match:
             return Response(status_code=304, headers=headers)

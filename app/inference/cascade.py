@@ -70,13 +70,14 @@ class Cascade:
     ) -> tuple[Field, Mask]:
         """The liver's probability, at least where the region will be, and its largest piece."""
         network, threshold = self.networks.liver, _stated(self.networks.liver.card.threshold)
+
+        def look(search: Search | None) -> tuple[Field, Mask]:
+            found = network.field(hounsfield, on_batch=partial(on_progress, "liver"), search=search)
+            return found, largest_component(found.at_least(threshold))
+
         search = Search.along(slice_mm, threshold, margin_mm)
-        found = network.field(hounsfield, on_batch=lambda done: on_progress("liver", done), search=search)
-        liver = largest_component(found.at_least(threshold))
-        if not search.is_sure(liver):
-            found = network.field(hounsfield, on_batch=lambda done: on_progress("liver", done))
-            liver = largest_component(found.at_least(threshold))
-        return found, liver
+        found, liver = look(search)
+        return (found, liver) if search.is_sure(liver) else look(None)
 
     def _refined(
         self,

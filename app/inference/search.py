@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from app.imaging.volume import Mask
 
@@ -42,6 +41,6 @@ class Search:
         near[:: self.step] = False
         return [int(k) for k in np.flatnonzero(near)]
 
-    def is_sure(self, mask_kji: npt.NDArray[np.bool_]) -> bool:
+    def is_sure(self, mask_kji: Mask) -> bool:
         """Whether a piece is so tall that none between the first slices can have been larger and overlooked."""
         return int(mask_kji.any(axis=(1, 2)).sum()) >= 2 * self.step

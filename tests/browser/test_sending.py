@@ -1,10 +1,17 @@
 """Sending a scan and watching it: every way it can go, and what is said when it goes wrong."""
 
+from __future__ import annotations
+
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.imaging.nifti import write_volume
 from app.imaging.volume import Volume
 from tests.browser.visits import LARGEST_BYTES, Service, Visit, until
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Locator
 
 
 def choose(visit: Visit, service: Service, *, reference: bool = False) -> None:
@@ -43,14 +50,20 @@ def test_a_scan_is_sent_watched_and_shown(visit: Visit, service: Service):
     assert visit.page.locator(".lesions tbody tr").count() == report["lesion_count"] == 3
 
 
-def test_a_file_that_is_no_scan_is_answered_with_what_to_do(visit: Visit, tmp_path):
-    photo = tmp_path / "photo.nii.gz"
-    photo.write_bytes(b"\xff\xd8\xff\xe0 a photograph")
+def refused(visit: Visit, file: Path) -> Locator:
+    """Send a file that cannot be taken; gives what is said about it."""
     visit.open("/")
-    visit.page.set_input_files("input[name=file]", photo)
+    visit.page.set_input_files("input[name=file]", file)
     visit.page.get_by_role("button", name="Segment this scan").click()
     panel = visit.page.get_by_role("alert")
     panel.wait_for()
+    return panel
+
+
+def test_a_file_that_is_no_scan_is_answered_with_what_to_do(visit: Visit, tmp_path):
+    photo = tmp_path / "photo.nii.gz"
+    photo.write_bytes(b"\xff\xd8\xff\xe0 a photograph")
+    panel = refused(visit, photo)
     assert "the file is a JPEG picture" in panel.inner_text()
     assert "What to do" in panel.inner_text()
     assert "unsupported_format" in panel.inner_text()
@@ -208,11 +221,7 @@ def test_an_upload_that_is_too_large_is_refused_in_words(visit: Visit, tmp_path)
     huge = tmp_path / "huge.nii"
     with huge.open("wb") as file:
         file.truncate(20 * LARGEST_BYTES)
-    visit.open("/")
-    visit.page.set_input_files("input[name=file]", huge)
-    visit.page.get_by_role("button", name="Segment this scan").click()
-    panel = visit.page.get_by_role("alert")
-    panel.wait_for()
+    panel = refused(visit, huge)
     assert "too_large" in panel.inner_text()
     assert "Crop the scan" in panel.inner_text()
 
