@@ -181,9 +181,9 @@ def _write_summary(folder: Path, rows: list[dict[str, object]]) -> None:
 
 def _keep_what_was_given(case: Case) -> None:
     """Raise InvalidRequest if a result would take the place of the scan or its reference."""
-    from app.pipeline import FILES
+    from app.pipeline import RESULTS
 
-    for written in (case.output / name for name in FILES):
+    for written in (case.output / name for name in RESULTS):
         for given in (case.scan, case.reference):
             if given is not None and written.exists() and written.samefile(given):
                 raise InvalidRequest(f"{given} would be overwritten by a result: choose another output folder.")

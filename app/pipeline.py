@@ -42,6 +42,8 @@ FILES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "preview.png", "repo
 #: What it leaves besides if the scan was a DICOM series: the scan as a viewer can load it, and the results as DICOM
 #: (and `STRUCTURES`, if that is wanted).
 SERIES_FILES = ("scan.nii.gz", *DICOM_FILES)
+#: All that a run may leave.
+RESULTS = frozenset({*FILES, *SERIES_FILES, STRUCTURES})
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     agreement = None if reference is None else agree(segmentation, reference)
     after = check_segmentation(scan.volume, segmentation)
     clock.enter("write")
+    _clear(request)
     report = Report(
         scan=_describe(scan),
         models={network.card.task: _identity(network) for network in cascade.networks},
@@ -128,10 +131,18 @@ class StageClock:
         return Timings(**{**spent, "read": round(read, 4)}, total=round(now - entered[0][1], 4))
 
 
+def _clear(request: Request) -> None:
+    """Make the folder, and take out what a run before left there: its DICOM results must not lie beside this answer."""
+    # Not its parents: the folder of a job that was erased meanwhile stays away.
+    request.output.mkdir(exist_ok=True)
+    given = [path for path in (request.scan, request.reference) if path is not None]
+    for path in (request.output / name for name in RESULTS):
+        if path.exists() and not any(path.samefile(one) for one in given):
+            path.unlink()
+
+
 def _write_images(request: Request, scan: Scan, segmentation: Segmentation) -> None:
     geometry, output = scan.volume.geometry, request.output
-    # Not its parents: the folder of a job that was erased meanwhile stays away.
-    output.mkdir(exist_ok=True)
     images: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.uint16]] = {
         "labels": segmentation.labels,
         "liver": segmentation.liver.view(np.uint8),
@@ -145,7 +156,7 @@ def _write_images(request: Request, scan: Scan, segmentation: Segmentation) -> N
 def _write_report(request: Request, report: Report, runtime: Runtime) -> None:
     """receipt.json, then report.json, which is last: with it the results are whole."""
     text = report.model_dump_json(indent=2) + "\n"
-    outputs = receipts.sums(request.output, {*FILES, *SERIES_FILES, STRUCTURES} - {receipts.NAME, "report.json"})
+    outputs = receipts.sums(request.output, RESULTS)
     receipt = receipts.Receipt(
         made_at=receipts.now(),
         scan=report.scan.sha256,

@@ -107,7 +107,14 @@ class Scorer:
 
         assert self.cascade is not None  # noqa: S101 - the caller looked
         settings, witness = self.settings, Witness(self.cascade)
-        request = Request(case.scan, case.reference, folder, settings.limits(), split_lesions=settings.split_lesions)
+        request = Request(
+            case.scan,
+            case.reference,
+            folder,
+            settings.limits(),
+            split_lesions=settings.split_lesions,
+            signing_key=settings.signer(),
+        )
         report = run(request, witness)
         write_sheet(folder)
         volume, segmentation = witness.seen

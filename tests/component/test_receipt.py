@@ -77,6 +77,23 @@ def test_a_receipt_names_what_went_in_what_ran_and_what_came_out(answer):
     assert stated["software"]["libraries"]["numpy"] == np.__version__
 
 
+def test_what_a_run_before_left_in_the_folder_is_no_part_of_the_answer(answer, models):
+    runtime = Runtime(threads=1)
+    for name in ("seg.dcm", "rtstruct.dcm", "scan.nii.gz"):
+        (answer / "out" / name).write_bytes(b"of another scan")
+    (answer / "out/notes.txt").write_text("not ours")
+    run(Request(answer / "scan.nii.gz", None, answer / "out"), Cascade(load_networks(models, runtime), runtime))
+    assert {path.name for path in (answer / "out").iterdir()} == {*FILES, "notes.txt"}
+    assert set(receipts.read(answer / "out").receipt.outputs) == set(FILES) - {receipts.NAME}
+
+
+def test_a_scan_that_lies_in_the_folder_of_its_results_stays(answer, models):
+    runtime, scan = Runtime(threads=1), answer / "out/scan.nii.gz"
+    scan.write_bytes((answer / "scan.nii.gz").read_bytes())
+    run(Request(scan, None, answer / "out"), Cascade(load_networks(models, runtime), runtime))
+    assert scan.read_bytes() == (answer / "scan.nii.gz").read_bytes()
+
+
 def test_the_signature_is_one_that_any_other_program_can_check(answer):
     content = json.loads((answer / "out" / receipts.NAME).read_text())
     signed = json.dumps(content["receipt"], sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
