@@ -46,6 +46,8 @@ from tests.services import Postgres, RabbitMQ, Redis, free_port
 LEASE_S = 2.0
 #: A job stays so long in each of its seven stages: most kills shall meet one at work.
 PAUSE_S = 0.1
+#: So many scans may wait; more get a 429 and come again. Killed workers work more slowly than two senders send.
+WAITING = 20
 
 
 class Site:
@@ -61,7 +63,7 @@ class Site:
 
     def settings(self) -> dict[str, object]:
         """What every process is told."""
-        return {"lease_s": LEASE_S, "max_attempts": 100_000, "queue_limit": 100_000, "look_s": 0.5}
+        return {"lease_s": LEASE_S, "max_attempts": 100_000, "queue_limit": WAITING, "look_s": 0.5}
 
     def keep(self, name: str, script: str, **environment: str) -> None:
         """Start a script now and whenever it has ended."""
@@ -86,7 +88,7 @@ class Site:
                 if answer is not None:
                     self.accepted[key] = answer
                     break
-                time.sleep(0.1)
+                time.sleep(0.3)
             time.sleep(self.dice.uniform(0.0, 0.6))
 
     def _post(self, port: int, key: str) -> str | None:
