@@ -10,6 +10,7 @@ HepasegError
 │   ├── NotCT               readable, but not an abdominal CT in Hounsfield units
 │   ├── NoLiver             a CT in which no liver was found
 │   ├── InvalidReference    a reference that is not labels 0, 1, 2 on the scan's grid
+│   ├── InvalidPrior        an earlier scan to compare with that is no finished job, or no labels 0, 1, 2
 │   └── InvalidRequest      a request whose fields do not fit together
 ├── NotFound                no such job or file
 ├── Gone                    a job that was erased or has expired
@@ -103,6 +104,13 @@ class InvalidReference(InputError):
 
     code = "invalid_reference"
     title = "The reference does not fit the scan"
+
+
+class InvalidPrior(InputError):
+    """What is to be compared with is no finished job of this service, or not a label file with 0, 1, 2."""
+
+    code = "invalid_prior"
+    title = "The prior cannot be used"
 
 
 class InvalidRequest(InputError):

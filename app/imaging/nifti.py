@@ -75,7 +75,7 @@ def read_label_values(stream: ScanStream, header: NiftiHeader) -> npt.NDArray[np
         foreign = np.logical_and.reduce([values != label for label in Label])
         if foreign.any():
             raise InvalidReference(
-                "The reference must hold 0 (background), 1 (liver) and 2 (lesion) only; "
+                "A label file holds 0 (background), 1 (liver) and 2 (lesion) only; "
                 f"it also holds {values[foreign][0]:g}."
             )
         labels[start : start + values.size] = values

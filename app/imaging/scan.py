@@ -100,6 +100,18 @@ def read_labels(path: Path, geometry: Geometry) -> Segmentation:
     return Segmentation(labels, geometry)
 
 
+def read_own_labels(path: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[Segmentation, str]:
+    """Labels exactly 0, 1 or 2 of another scan, on their own grid, and the SHA-256 of the file.
+
+    Raises an InputError for whatever is wrong with them.
+    """
+    with open_stream(path) as stream:
+        header = _admitted(stream, limits)
+        labels = read_label_values(stream, header)
+        sha256 = stream.finish()
+    return Segmentation(labels, header.geometry), sha256
+
+
 def _is_zip(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(4) in ZIP_MAGICS
