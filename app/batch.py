@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from app.console import progress_bar, show_report
-from app.errors import HepasegError, InputError, InvalidReference, InvalidRequest, StorageFull
+from app.errors import HepasegError, InputError, InvalidPrior, InvalidReference, InvalidRequest, StorageFull
 from app.imaging.atomic import write_text
 from app.imaging.scan import probe_scan
 from app.overview import write_overview
@@ -41,10 +41,16 @@ class Case:
     reference: Path | None
     output: Path
     series_uid: str | None = None
+    prior: Path | None = None
+    prior_report: Path | None = None
 
 
 def find_cases(
-    inputs: Iterable[Path], reference: Path | None, output: Path, series_uid: str | None = None
+    inputs: Iterable[Path],
+    reference: Path | None,
+    output: Path,
+    series_uid: str | None = None,
+    prior: Path | None = None,
 ) -> list[Case]:
     """The cases that files and folders stand for.
 
@@ -70,8 +76,11 @@ def find_cases(
     single = len(scans) == 1
     if not single and reference is not None and not reference.is_dir():
         raise InvalidRequest("For several scans, --reference names a folder with one label file of the same name each.")
+    if not single and prior is not None:
+        raise InvalidRequest("--prior is about one scan, and these are several.")
+    before = prior_files(prior)
     cases = [
-        Case(name, scan, _reference_of(scan, reference), output if single else output / name, series_uid)
+        Case(name, scan, _reference_of(scan, reference), output if single else output / name, series_uid, *before)
         for name, scan in scans
     ]
     for case in cases:
@@ -128,6 +137,8 @@ def _segment(
         settings.dicom_form(),
         settings.split_lesions,
         signer,
+        case.prior,
+        case.prior_report,
     )
     try:
         case.output.parent.mkdir(parents=True, exist_ok=True)
@@ -184,9 +195,22 @@ def _keep_what_was_given(case: Case) -> None:
     from app.pipeline import RESULTS
 
     for written in (case.output / name for name in RESULTS):
-        for given in (case.scan, case.reference):
+        for given in (case.scan, case.reference, case.prior, case.prior_report):
             if given is not None and written.exists() and written.samefile(given):
                 raise InvalidRequest(f"{given} would be overwritten by a result: choose another output folder.")
+
+
+def prior_files(prior: Path | None) -> tuple[Path | None, Path | None]:
+    """The labels of a prior and the report beside them: `prior` is a folder of results, or the labels alone.
+
+    Raises InvalidPrior if the folder has no labels.
+    """
+    if prior is None or not prior.is_dir():
+        return prior, None
+    labels, report = prior / "labels.nii.gz", prior / "report.json"
+    if not labels.exists():
+        raise InvalidPrior(f"{prior} has no labels.nii.gz: --prior is the output folder of an earlier scan, or labels.")
+    return labels, report if report.exists() else None
 
 
 def _reference_of(scan: Path, reference: Path | None) -> Path | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.errors import HepasegError, InvalidReference, InvalidRequest
+from app.errors import HepasegError, InvalidPrior, InvalidReference, InvalidRequest
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -60,6 +60,7 @@ def dicom_node() -> None:
 @click.argument("inputs", nargs=-1, required=True, type=EXISTING)
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option("--reference", type=EXISTING, help="Labels 0, 1, 2 on the scan's grid; a folder for several scans.")
+@click.option("--prior", type=EXISTING, help="Output folder of an earlier scan, or its labels: says what changed.")
 @click.option("--series", help="Which series of a zip with several: its UID, or how it ends.")
 @click.option("--crf-backend", type=click.Choice(["onnx", "pydensecrf", "none"]), help="HEPASEG_CRF_BACKEND.")
 @click.option("--threads", type=click.IntRange(0), help="0 takes all cores (HEPASEG_THREADS).")
@@ -70,6 +71,7 @@ def segment(  # noqa: PLR0913, PLR0917 - one argument for each option of the com
     inputs: tuple[Path, ...],
     output: Path,
     reference: Path | None,
+    prior: Path | None,
     series: str | None,
     crf_backend: str | None,
     threads: int | None,
@@ -80,13 +82,13 @@ def segment(  # noqa: PLR0913, PLR0917 - one argument for each option of the com
     """Segment one or more scans without a server. A folder stands for every scan in it.
 
     One scan: its files go straight to the output folder; several: each gets a folder of its own there. sheet.html is a
-    page for people; of several scans, summary.html is one over them.
+    page for people; of several scans, summary.html is one over them. With --prior, follow_up.csv has a row per lesion.
     Exits with 0 if all went well, 1 if a scan failed, 2 if the command was wrong.
     """
     from app.batch import find_cases, segment_all
 
     with _errors_as_messages():
-        cases = find_cases(inputs, reference, output, series)
+        cases = find_cases(inputs, reference, output, series, prior)
         settings = _settings(crf_backend=crf_backend, threads=threads, models_dir=models)
         failed = segment_all(cases, output, settings, quiet=quiet, show=show)
     sys.exit(1 if failed else 0)
@@ -153,17 +155,23 @@ def verify(folder: Path, key: Path | None) -> None:
 @click.argument("folder", type=FOLDER)
 @click.argument("scan", type=EXISTING)
 @click.option("--reference", type=EXISTING, help="The reference, if the answer was compared with one.")
+@click.option("--prior", type=EXISTING, help="The prior's folder or labels, if the answer was compared with one.")
 @click.option("-o", "--output", required=True, type=click.Path(file_okay=False, path_type=Path), help="Folder.")
 @click.option("--models", type=EXISTING, help="Folder with manifest.json (HEPASEG_MODELS_DIR).")
-def replay(folder: Path, scan: Path, reference: Path | None, output: Path, models: Path | None) -> None:
+def replay(
+    folder: Path, scan: Path, reference: Path | None, prior: Path | None, output: Path, models: Path | None
+) -> None:
     """Run again what the receipt in FOLDER states about SCAN, and compare what comes out byte for byte.
 
     Exits with 1 if it comes out otherwise.
     """
+    from app.batch import prior_files
+    from app.replay import Given
     from app.replay import replay as run_again
 
     with _errors_as_messages():
-        run_again(folder, scan, reference, output, _settings(models_dir=models), click.echo)
+        given = Given(scan, reference, *prior_files(prior))
+        run_again(folder, given, output, _settings(models_dir=models), click.echo)
 
 
 def _show_page(url: str) -> None:
@@ -196,7 +204,7 @@ class _errors_as_messages:  # noqa: N801 - reads as a statement
         if isinstance(error, HepasegError):
             click.echo(f"hepaseg: {error.title}: {error.detail} [{error.code}]", err=True)
             # What was typed is wrong, or what it was about.
-            sys.exit(2 if isinstance(error, InvalidRequest | InvalidReference) else 1)
+            sys.exit(2 if isinstance(error, InvalidRequest | InvalidReference | InvalidPrior) else 1)
         if isinstance(error, OSError):
             click.echo(f"hepaseg: {error.strerror}: {error.filename}. Is HEPASEG_DATA_DIR right?", err=True)
             sys.exit(1)

@@ -12,6 +12,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from app.agreement import Agreement
+    from app.followup.result import FollowUp
     from app.report import Report
 
 #: The most lesions that are listed; the report has all of them.
@@ -40,6 +41,8 @@ def show_report(console: Console, report: Report) -> None:
         console.print(_lesion_table(report))
     if len(report.lesions) > MOST_ROWS:
         console.print(f"and {len(report.lesions) - MOST_ROWS} smaller, all in report.json")
+    if report.follow_up is not None:
+        show_follow_up(console, report.follow_up)
     if report.agreement is not None:
         console.print(_agreement_table(report.agreement))
         by_lesion = report.agreement.lesion.by_lesion
@@ -50,6 +53,21 @@ def show_report(console: Console, report: Report) -> None:
     for finding in report.quality.findings:
         if finding.severity != "info":
             console.print(f"{finding.code}: {finding.detail}", style="yellow", markup=False, soft_wrap=True)
+
+
+def show_follow_up(console: Console, found: FollowUp) -> None:
+    """Print what became of each lesion, and the sums."""
+    from app.followup.shown import HEAD, lines, rows
+
+    table = Table(HEAD[0])
+    for heading in HEAD[1:]:
+        table.add_column(heading, justify="right")
+    for row in list(rows(found))[:MOST_ROWS]:
+        table.add_row(*row)
+    if found.lesions:
+        console.print(table)
+    for line in lines(found):
+        console.print(line, markup=False, highlight=False)
 
 
 def _lesion_table(report: Report) -> Table:

@@ -10,7 +10,7 @@ HepasegError
 │   ├── NotCT               readable, but not an abdominal CT in Hounsfield units
 │   ├── NoLiver             a CT in which no liver was found
 │   ├── InvalidReference    a reference that is not labels 0, 1, 2 on the scan's grid
-│   ├── InvalidPrior        an earlier scan to compare with that is no finished job, or no labels 0, 1, 2
+│   ├── InvalidPrior        a scan to compare with that is no finished job, or no labels 0, 1, 2
 │   └── InvalidRequest      a request whose fields do not fit together
 ├── NotFound                no such job or file
 ├── Gone                    a job that was erased or has expired

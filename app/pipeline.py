@@ -16,6 +16,9 @@ import numpy.typing as npt
 from app import receipt as receipts
 from app.agreement import agree
 from app.dicom.results import DEFAULT_FORM, DICOM_FILES, STRUCTURES, DicomForm, remarks, write_dicom
+from app.followup.compare import follow_up
+from app.followup.prior import Prior, read_prior
+from app.followup.result import FollowUp
 from app.imaging.atomic import write_text
 from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_scan
@@ -50,6 +53,7 @@ RESULTS = frozenset({*FILES, *SERIES_FILES, STRUCTURES})
 class Request:
     """scan: the CT. reference: labels 0, 1, 2 on its grid, or None. output: the folder for `FILES`.
 
+    prior, prior_report: the labels of an earlier scan to compare with, and the report.json that was written with them.
     series_uid: which series of a zip, or None if there is one. dicom: how results are written as DICOM.
     split_lesions: whether lesions that touch count as several where a neck lies between them.
     signing_key: what the receipt is signed with, if it is.
@@ -63,6 +67,8 @@ class Request:
     dicom: DicomForm = DEFAULT_FORM
     split_lesions: bool = False
     signing_key: Ed25519PrivateKey | None = field(default=None, repr=False)
+    prior: Path | None = None
+    prior_report: Path | None = None
 
 
 def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stage, _fraction: None) -> Report:
@@ -74,6 +80,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     clock.enter("read")
     scan = read_scan(request.scan, request.limits, request.series_uid)
     reference = None if request.reference is None else read_labels(request.reference, scan.volume.geometry)
+    prior = _read_prior(request)
     clock.enter("quality")
     before = check_scan(scan.volume)
     require(before)
@@ -81,6 +88,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     clock.enter("measure")
     measured = measure(segmentation, scan.volume)
     agreement = None if reference is None else agree(segmentation, reference)
+    compared = None if prior is None else follow_up(segmentation, prior, lambda share: clock.within("measure", share))
     after = check_segmentation(scan.volume, segmentation)
     clock.enter("write")
     _clear(request)
@@ -91,7 +99,8 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
         lesions=measured.lesions,
         lesions_split=request.split_lesions,
         agreement=agreement,
-        quality=Quality(findings=(*_remarks(scan, measured), *before.findings, *after)),
+        follow_up=compared,
+        quality=Quality(findings=(*_remarks(scan, measured), *before.findings, *after, *_not_compared(compared))),
         timings_s=clock.timings(),
     )
     _write_images(request, scan, segmentation)
@@ -141,6 +150,19 @@ def _clear(request: Request) -> None:
             path.unlink()
 
 
+def _read_prior(request: Request) -> Prior | None:
+    if request.prior is None:
+        return None
+    return read_prior(request.prior, request.prior_report, request.limits, split_lesions=request.split_lesions)
+
+
+def _not_compared(compared: FollowUp | None) -> list[Finding]:
+    """That a prior was sent, but nothing can be said, as a finding."""
+    if compared is None or compared.obstacle is None:
+        return []
+    return [Finding(code=compared.obstacle.code, severity="warn", detail=compared.obstacle.detail)]
+
+
 def _write_images(request: Request, scan: Scan, segmentation: Segmentation) -> None:
     geometry, output = scan.volume.geometry, request.output
     images: dict[str, npt.NDArray[np.uint8] | npt.NDArray[np.uint16]] = {
@@ -161,6 +183,8 @@ def _write_report(request: Request, report: Report, runtime: Runtime) -> None:
         made_at=receipts.now(),
         scan=report.scan.sha256,
         reference=None if request.reference is None else receipts.sha256_of(request.reference),
+        prior=None if report.follow_up is None else report.follow_up.prior.labels_sha256,
+        prior_report=None if report.follow_up is None else report.follow_up.prior.report_sha256,
         networks=report.models,
         software=receipts.software(),
         options=_options(request, runtime),

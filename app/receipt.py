@@ -20,7 +20,7 @@ from typing import Any, Final, Literal
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from app.errors import BrokenReceipt, InvalidRequest
 from app.report import ModelReport, Task, Timings
@@ -30,7 +30,7 @@ CONTRACT: Final = "hepaseg-receipt/1"
 #: What takes part in an answer, besides this project's own code.
 LIBRARIES = (
     "connected-components-3d", "highdicom", "isal", "nibabel", "numpy", "onnxruntime", "onnxruntime-gpu", "pillow",
-    "pydicom", "scipy", "surface-distance",
+    "pydicom", "scipy", "SimpleITK", "surface-distance",
 )  # fmt: skip
 
 
@@ -65,13 +65,16 @@ class Options(_Strict):
 class Receipt(_Strict):
     """The statements. scan, reference, networks and outputs are named by the SHA-256 of their bytes.
 
-    `report_sha256` is that of report.json without its timings, which no second run has again.
+    `report_sha256` is that of report.json without its timings, which no second run has again. `prior` and its report
+    are stated only where there was one: receipts from before there were any keep their signature.
     """
 
     contract: Literal["hepaseg-receipt/1"] = CONTRACT
     made_at: datetime
     scan: str
     reference: str | None
+    prior: str | None = None
+    prior_report: str | None = None
     networks: dict[Task, ModelReport]
     software: Software
     options: Options
@@ -80,6 +83,11 @@ class Receipt(_Strict):
     timings_s: Timings
     outputs: dict[str, str]
     report_sha256: str
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        written: dict[str, Any] = write(self)
+        return {name: value for name, value in written.items() if value is not None or not name.startswith("prior")}
 
     def canonical(self) -> bytes:
         """What is signed."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,16 @@ if TYPE_CHECKING:
 #: DICOM objects carry new UIDs and the time: they are compared by the masks that they were made from.
 NEVER_THE_SAME = ("seg.dcm", "sr.dcm", "rtstruct.dcm", "report.json", receipts.NAME)
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Given:
+    """The files that a receipt names by their sums."""
+
+    scan: Path
+    reference: Path | None = None
+    prior: Path | None = None
+    prior_report: Path | None = None
 
 
 def verify(folder: Path, trusted: Path | None, say: Say) -> None:
@@ -46,17 +57,16 @@ def _signer(found: Signed, trusted: Path | None) -> str:
     return f"Signed by the key you trust, {receipts.fingerprint(key)}."
 
 
-def replay(folder: Path, scan: Path, reference: Path | None, output: Path, settings: Settings, say: Say) -> None:
+def replay(folder: Path, given: Given, output: Path, settings: Settings, say: Say) -> None:
     """Run again what a receipt states, into `output`, and compare byte for byte.
 
-    Raises InvalidRequest if scan, reference or networks are not those of the receipt, BrokenReceipt if it comes out
-    otherwise.
+    Raises InvalidRequest if a file or a network is not that of the receipt, BrokenReceipt if it comes out otherwise.
     """
     found = receipts.read(folder)
     found.key()
     was = found.receipt
-    _require_same_files(was, scan, reference)
-    now = _again(was, scan, reference, output, settings)
+    _require_same_files(was, given)
+    now = _again(was, given, output, settings)
     if now.software != was.software:
         say(f"Other software than then: {_differences(was, now)}.")
     compared = [name for name in was.outputs if name not in NEVER_THE_SAME]
@@ -68,16 +78,23 @@ def replay(folder: Path, scan: Path, reference: Path | None, output: Path, setti
     say(f"The same bytes again: {', '.join(compared)}; report.json but for its timings.")
 
 
-def _require_same_files(was: Receipt, scan: Path, reference: Path | None) -> None:
-    if receipts.sha256_of(scan) != was.scan:
-        raise InvalidRequest(f"{scan} is not the scan of this receipt: another SHA-256.")
-    given = None if reference is None else receipts.sha256_of(reference)
-    if given != was.reference:
+def _require_same_files(was: Receipt, given: Given) -> None:
+    if receipts.sha256_of(given.scan) != was.scan:
+        raise InvalidRequest(f"{given.scan} is not the scan of this receipt: another SHA-256.")
+    if _sum(given.reference) != was.reference:
         need = "was made without a reference" if was.reference is None else "needs its reference: --reference"
+        raise InvalidRequest(f"This answer {need}.")
+    if (_sum(given.prior), _sum(given.prior_report)) != (was.prior, was.prior_report):
+        beside = " and the report.json beside them" if was.prior_report else ", the file alone"
+        need = "was made without a prior" if was.prior is None else f"needs its prior's labels{beside}: --prior"
         raise InvalidRequest(f"This answer {need}.")
 
 
-def _again(was: Receipt, scan: Path, reference: Path | None, output: Path, settings: Settings) -> Receipt:
+def _sum(path: Path | None) -> str | None:
+    return None if path is None else receipts.sha256_of(path)
+
+
+def _again(was: Receipt, given: Given, output: Path, settings: Settings) -> Receipt:
     from app.dicom.results import DicomForm
     from app.inference.cascade import Cascade
     from app.inference.manifest import load_networks
@@ -95,7 +112,17 @@ def _again(was: Receipt, scan: Path, reference: Path | None, output: Path, setti
         )
         raise InvalidRequest(f"Other networks than in {settings.models_dir} gave this answer: {others}. Give --models.")
     form = DicomForm(options.seg_kind, options.rtstruct)
-    request = Request(scan, reference, output, settings.limits(), options.series_uid, form, options.split_lesions)
+    request = Request(
+        given.scan,
+        given.reference,
+        output,
+        settings.limits(),
+        options.series_uid,
+        form,
+        options.split_lesions,
+        prior=given.prior,
+        prior_report=given.prior_report,
+    )
     output.parent.mkdir(parents=True, exist_ok=True)
     run(request, Cascade(networks, runtime))
     return receipts.read(output).receipt

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, computed_field
 
 from app.agreement import Agreement
+from app.followup.result import FollowUp
 from app.imaging.diameters import Chord, Point, axial_diameters
 from app.imaging.grey_values import grey_values, mean_hu
 from app.imaging.lesions import Ids, number_lesions
@@ -104,6 +105,7 @@ class Report(_Frozen):
     lesions: tuple[LesionReport, ...]
     lesions_split: bool = Field(default=False, description="Whether lesions that touch were split at narrow necks")
     agreement: Agreement | None = Field(default=None, description="Only if a reference was sent")
+    follow_up: FollowUp | None = Field(default=None, description="Only if a prior was sent")
     quality: Quality
     timings_s: Timings
 

@@ -12,6 +12,8 @@ from datetime import datetime
 from pathlib import Path
 
 from app.agreement import Agreement
+from app.followup.result import FollowUp
+from app.followup.shown import HEAD, follow_up_csv, lines, rows
 from app.imaging.atomic import write_text
 from app.report import LesionReport, Report
 
@@ -67,10 +69,15 @@ MOST_ROWS = 10
 
 
 def write_sheet(folder: Path) -> Path:
-    """Write sheet.html beside the report.json and preview.png of `folder`; returns where it is. Raises OSError."""
+    """Write sheet.html beside the report.json and preview.png of `folder`; returns where it is. Raises OSError.
+
+    If it was compared with a prior, follow_up.csv too.
+    """
     report = Report.model_validate_json((folder / "report.json").read_text("utf-8"))
     path = folder / "sheet.html"
     write_text(path, sheet_html(report, (folder / "preview.png").read_bytes()))
+    if report.follow_up is not None:
+        write_text(folder / "follow_up.csv", follow_up_csv(report.follow_up))
     return path
 
 
@@ -85,7 +92,7 @@ def sheet_html(report: Report, preview_png: bytes, *, job_id: str = "", made_at:
 {_key_numbers(report)}
 <img alt="Key slices with the outlines of liver and lesions" src="data:image/png;base64,{picture}">
 <h2>Lesions</h2>{_lesions(report)}
-{_agreement(report.agreement)}
+{_follow_up(report.follow_up)}{_agreement(report.agreement)}
 <div class="columns"><div><h2>Quality</h2>{_findings(report)}</div>
 <div><h2>Scan and networks</h2>{_scan(report)}{_networks(report)}</div></div>
 <footer>{NOTICE}</footer>
@@ -163,6 +170,17 @@ def _lesions(report: Report) -> str:
     more = len(report.lesions) - MOST_ROWS
     rest = f"and {more} smaller · " if more > 0 else ""
     return f'{_table(head, rows)}<p class="small">{rest}prob.: what the network said on average; not calibrated</p>'
+
+
+def _follow_up(found: FollowUp | None) -> str:
+    if found is None:
+        return ""
+    shown = list(rows(found))
+    more = len(shown) - MOST_ROWS
+    table = _table(HEAD, shown[:MOST_ROWS]) if shown else ""
+    rest = f'<p class="small">and {more} more, all in follow_up.csv</p>' if more > 0 else ""
+    said = "".join(f'<p class="small">{_text(line)}</p>' for line in lines(found))
+    return f"<h2>Since the prior scan</h2>{table}{rest}{said}"
 
 
 def _agreement(agreement: Agreement | None) -> str:

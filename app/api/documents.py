@@ -81,6 +81,18 @@ def get_lesions_csv(parts: HasParts, job_id: str) -> Response:
     return Response(lesions_csv(report), media_type="text/csv", headers=headers)
 
 
+@router.get("/{job_id}/follow_up.csv", response_class=Response, responses={**_CSV, **responses(404, 409, 410, 422)})
+def get_follow_up_csv(parts: HasParts, job_id: str) -> Response:
+    """What became of each lesion since the prior scan, for a spreadsheet; 404 if no prior was sent."""
+    from app.followup.shown import follow_up_csv
+
+    job, report = _report_of(parts, job_id)
+    if report.follow_up is None:
+        raise NotFound("There is no follow_up.csv: no prior was sent with this scan.")
+    headers = {"Content-Disposition": f'attachment; filename="{job.id}-follow_up.csv"'}
+    return Response(follow_up_csv(report.follow_up), media_type="text/csv", headers=headers)
+
+
 def _report_of(parts: Parts, job_id: str) -> tuple[Job, Report]:
     # What measures is large, and a service that is never asked for a sheet does without it.
     from app.report import Report

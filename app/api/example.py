@@ -201,6 +201,7 @@ REPORT: dict[str, Any] = {
             "false_lesions": [],
         },
     },
+    "follow_up": None,
     "quality": {
         "findings": [
             {

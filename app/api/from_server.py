@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from app.api.parts import Parts
 from app.api.problems import Malformed
-from app.api.upload import Upload
+from app.api.upload import Upload, job_id_of
 from app.errors import InvalidRequest
 from app.jobs.job import Priority
 
@@ -37,6 +37,7 @@ class FromServer(_Sent):
 
     dicomweb: SeriesAtServer
     priority: Priority = Priority.ROUTINE
+    prior: str | None = None
 
 
 def is_json(request: Request) -> bool:
@@ -56,9 +57,10 @@ async def fetch(request: Request, parts: Parts, folder: Path) -> Upload:
     server, series = DicomWeb(settings.dicomweb_url), wanted.dicomweb
     most = settings.max_upload_bytes
     await run_in_threadpool(server.fetch, series.study, series.series, folder / "scan", most)
-    words = ("dicomweb", series.study, series.series, wanted.priority)
+    prior = None if wanted.prior is None else job_id_of(wanted.prior)
+    words = ["dicomweb", series.study, series.series, wanted.priority, *([prior] if prior else [])]
     fingerprint = hashlib.sha256("\n".join(words).encode()).hexdigest()
-    return Upload(wanted.priority, has_reference=False, fingerprint=fingerprint, deliver_to=("dicomweb",))
+    return Upload(wanted.priority, has_reference=False, fingerprint=fingerprint, deliver_to=("dicomweb",), prior=prior)
 
 
 async def _wanted(request: Request) -> FromServer:
@@ -76,5 +78,7 @@ async def _wanted(request: Request) -> FromServer:
         # Names of unknown fields are not repeated: they are what was sent.
         said = [f"{'.'.join(map(str, fault['loc'][:1]))}: {fault['msg']}" for fault in faults
                 if fault["type"] != "extra_forbidden"]  # fmt: skip
-        detail = "; ".join(said) or "The JSON has `dicomweb` with `study` and `series`, and `priority`, and no more."
+        detail = (
+            "; ".join(said) or "The JSON has `dicomweb` with `study` and `series`, `priority` and `prior`, and no more."
+        )
         raise InvalidRequest(detail) from None

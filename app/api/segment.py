@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse
 
 from app.api.from_server import SeriesAtServer, fetch, is_json
 from app.api.parts import HasParts, Parts
+from app.api.prior import keep_prior
 from app.api.problems import responses
 from app.api.upload import Upload, receive, refuse_too_long
 from app.api.views import JobBody, body_of
@@ -34,6 +35,11 @@ _LONGEST_WAIT_S = 60
 _LOOK_EVERY_S = 0.1
 
 _PRIORITY = {"type": "string", "enum": ["routine", "urgent", "stat"], "default": "routine"}
+_PRIOR = {
+    "type": "string",
+    "pattern": "^[0-9a-f]{32}$",
+    "description": "id of a finished job of the same patient: the report says what has changed since",
+}
 _FORM = {
     "requestBody": {
         "required": True,
@@ -54,6 +60,12 @@ _FORM = {
                             "format": "binary",
                             "description": "NIfTI with 0 background, 1 liver, 2 lesion on the grid of `file`",
                         },
+                        "prior": _PRIOR,
+                        "prior_labels": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "instead of `prior`: NIfTI with 0, 1, 2 of an earlier scan, on its own grid",
+                        },
                         "priority": _PRIORITY,
                         "series_uid": {
                             "type": "string",
@@ -68,7 +80,11 @@ _FORM = {
                     "type": "object",
                     "required": ["dicomweb"],
                     "additionalProperties": False,
-                    "properties": {"dicomweb": SeriesAtServer.model_json_schema(), "priority": _PRIORITY},
+                    "properties": {
+                        "dicomweb": SeriesAtServer.model_json_schema(),
+                        "priority": _PRIORITY,
+                        "prior": _PRIOR,
+                    },
                 }
             },
         },
@@ -156,6 +172,7 @@ async def take_in(parts: Parts, bring: Callable[[Path], Awaitable[Upload]], key:
 
 def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job:
     header = _check(parts, folder, upload)
+    keep_prior(parts, folder, upload)
     parts.registry.refuse_if_too_large(math.prod(header.shape))
     if upload.series_uid is not None:
         (folder / "series_uid").write_text(upload.series_uid)

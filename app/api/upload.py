@@ -18,22 +18,23 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from app.api.problems import Malformed
-from app.errors import InvalidRequest, TooLarge
+from app.errors import InvalidPrior, InvalidRequest, TooLarge
 from app.jobs.deliveries import Destination
 from app.jobs.job import Priority
 
 #: What is collected before it is handed to a thread that writes it.
 _BATCH_BYTES = 1024 * 1024
-_FILES = ("file", "reference")
-_FIELDS = ("priority", "series_uid")
+_FILES = ("file", "reference", "prior_labels")
+_FIELDS = ("priority", "series_uid", "prior")
 _MAX_FIELD_BYTES = 72
 #: A UID or the end of one, as the list of several series shows it.
 _UID = re.compile(r"…?([0-9.]{1,64})")
+_JOB_ID = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A form that has arrived; its files lie in the folder as `scan` and `reference`."""
+    """A form that has arrived; its files lie in the folder as `scan`, `reference`, `prior_labels`."""
 
     priority: Priority
     has_reference: bool
@@ -45,6 +46,9 @@ class Upload:
     deliver_to: tuple[Destination, ...] = ()
     #: Whom to tell the end.
     webhook: str | None = field(default=None, repr=False)
+    #: The job to compare with; or whether labels to compare with were sent.
+    prior: str | None = None
+    has_prior_labels: bool = False
 
 
 def refuse_too_long(request: Request, max_bytes: int) -> None:
@@ -79,6 +83,13 @@ def _boundary(request: Request) -> bytes:
     if kind != b"multipart/form-data" or not options.get(b"boundary"):
         raise Malformed("Send multipart/form-data with the scan as `file`.")
     return options[b"boundary"]
+
+
+def job_id_of(text: str) -> str:
+    """The id of a job as somebody wrote it. Raises InvalidPrior."""
+    if not _JOB_ID.fullmatch(text):
+        raise InvalidPrior("`prior` is the `id` of a finished job of this service: 32 hexadecimal digits.")
+    return text
 
 
 class FormWriter:
@@ -127,9 +138,18 @@ class FormWriter:
         if priority not in list(Priority):
             raise InvalidRequest(f"`priority` is one of {', '.join(Priority)}.")
         series_uid = self._series_uid()
+        prior = self._prior()
         sent = [self._digests["file"], self._digests.get("reference", ""), priority, series_uid or ""]
-        fingerprint = hashlib.sha256("\n".join(sent).encode()).hexdigest()
-        return Upload(Priority(priority), "reference" in self._digests, fingerprint, series_uid)
+        # Only where there is one: keys that were used before there were any still recognise their repetition.
+        sent += [each for each in (prior, self._digests.get("prior_labels")) if each]
+        return Upload(
+            Priority(priority),
+            "reference" in self._digests,
+            hashlib.sha256("\n".join(sent).encode()).hexdigest(),
+            series_uid,
+            prior=prior,
+            has_prior_labels="prior_labels" in self._digests,
+        )
 
     def close(self) -> None:
         """Close what is open."""
@@ -143,6 +163,12 @@ class FormWriter:
         if text and not found:
             raise InvalidRequest("`series_uid` is a UID, digits and dots, or the end of one.")
         return found.group(1) if found else None
+
+    def _prior(self) -> str | None:
+        text = self._fields.get("prior", b"").decode("utf-8", "replace").strip()
+        if text and "prior_labels" in self._digests:
+            raise InvalidRequest("Send `prior`, a job, or `prior_labels`, a file, not both.")
+        return job_id_of(text) if text else None
 
     def _on_begin(self) -> None:
         self._name = None
@@ -163,7 +189,8 @@ class FormWriter:
     def _on_headers(self) -> None:
         name = self._name
         if name not in _FILES + _FIELDS:
-            raise InvalidRequest("The form takes `file`, `reference`, `priority` and `series_uid`, and no other field.")
+            known = ", ".join(f"`{each}`" for each in _FILES + _FIELDS)
+            raise InvalidRequest(f"The form takes {known}, and no other field.")
         if name in self._digests or name in self._fields:
             raise Malformed(f"The form has `{name}` twice.")
         if name in _FIELDS:

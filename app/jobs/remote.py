@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.errors import Gone, InvalidRequest, StorageUnreachable
-from app.jobs.results import NAMES, JobFiles
+from app.jobs.results import NAMES, PRIOR_LABELS, PRIOR_REPORT, JobFiles
 
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig
@@ -48,10 +48,15 @@ class RemoteFiles(JobFiles):
 
     def reference(self, job_id: str) -> Path | None:
         """A copy of the reference as it came, if one came."""
-        try:
-            return self._fetch(f"jobs/{job_id}/reference")
-        except Gone:
-            return None
+        return self._if_there(f"jobs/{job_id}/reference")
+
+    def prior(self, job_id: str) -> Path | None:
+        """A copy of the labels of the scan to compare with, if there is one."""
+        return self._if_there(f"jobs/{job_id}/{PRIOR_LABELS}")
+
+    def prior_report(self, job_id: str) -> Path | None:
+        """A copy of the report of that scan, if it was a job."""
+        return self._if_there(f"jobs/{job_id}/{PRIOR_REPORT}")
 
     def series_uid(self, job_id: str) -> str | None:
         """Which series of the zip was asked for, if one was."""
@@ -119,6 +124,12 @@ class RemoteFiles(JobFiles):
                 kept[job_id] = keep(job_id)
             if not kept[job_id] and found["last_modified"] < before:
                 self._delete([found["path"]])
+
+    def _if_there(self, key: str) -> Path | None:
+        try:
+            return self._fetch(key)
+        except Gone:
+            return None
 
     def _fetch(self, key: str) -> Path:
         path = self._borrowed / secrets.token_hex(8) if self._lend else self.root / key

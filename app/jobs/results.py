@@ -1,6 +1,7 @@
 """The files of jobs on a local disk: what was sent, and what each attempt wrote.
 
 jobs/<id>/scan, reference             as they came; the sender's file names are never kept
+jobs/<id>/prior_labels, prior_report  of the scan to compare with: sent, or copied from its job when this one was taken
 jobs/<id>/series_uid                  which series of a zip, if that was said
 jobs/<id>/attempts/<n>/labels.nii.gz  ... one folder an attempt; the database says which one is published
 trash/                                on its way out: a rename takes a folder away at once, whoever writes into it
@@ -26,6 +27,8 @@ DICOM_NAMES = ("scan.nii.gz", "seg.dcm", "sr.dcm", "rtstruct.dcm")
 #: What it holds besides since there are receipts.
 RECEIPT_NAME = "receipt.json"
 NAMES = (*RESULT_NAMES, *DICOM_NAMES, RECEIPT_NAME)
+#: What a job keeps of the scan that it is compared with.
+PRIOR_LABELS, PRIOR_REPORT = "prior_labels", "prior_report"
 
 
 class JobFiles:
@@ -64,6 +67,16 @@ class JobFiles:
     def reference(self, job_id: str) -> Path | None:
         """The reference as it came, if one came."""
         path = self._jobs / job_id / "reference"
+        return path if path.exists() else None
+
+    def prior(self, job_id: str) -> Path | None:
+        """The labels of the scan to compare with, if there is one: this job's own copy."""
+        path = self._jobs / job_id / PRIOR_LABELS
+        return path if path.exists() else None
+
+    def prior_report(self, job_id: str) -> Path | None:
+        """The report of that scan, if it was a job."""
+        path = self._jobs / job_id / PRIOR_REPORT
         return path if path.exists() else None
 
     def series_uid(self, job_id: str) -> str | None:

@@ -59,6 +59,8 @@ class Work:
     reference: Path | None
     output: Path
     series_uid: str | None = field(default=None, repr=False)
+    prior: Path | None = None
+    prior_report: Path | None = None
 
 
 #: Does the work, telling how far it is; gives what a reader of the result should know.
@@ -201,7 +203,9 @@ class Worker:
         output = self._files.attempt(job.id, job.attempt)
         try:
             scan, reference = self._files.scan(job.id), self._files.reference(job.id)
-            work = Work(scan, reference, output, self._files.series_uid(job.id))
+            series_uid, prior = self._files.series_uid(job.id), self._files.prior(job.id)
+            prior_report = None if prior is None else self._files.prior_report(job.id)
+            work = Work(scan, reference, output, series_uid, prior, prior_report)
             notices = self._run(work, lease.tell)
             self._files.seal(output)
         except BaseException:
@@ -308,7 +312,18 @@ def _prepare(settings: Settings) -> tuple[Run, dict[str, object]]:
     cascade = Cascade(networks, runtime)
 
     def run(work: Work, tell: Progress) -> list[Notice]:
-        request = pipeline.Request(work.scan, work.reference, work.output, limits, work.series_uid, form, split, signer)
+        request = pipeline.Request(
+            work.scan,
+            work.reference,
+            work.output,
+            limits,
+            work.series_uid,
+            form,
+            split,
+            signer,
+            work.prior,
+            work.prior_report,
+        )
         report = pipeline.run(request, cascade, tell)
         told = [found for found in report.quality.findings if found.severity != "info"]
         return [Notice(code=found.code, detail=found.detail) for found in told]

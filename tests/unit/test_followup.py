@@ -1,4 +1,4 @@
-"""Two dates of one patient, drawn from formulas with known changes: what is said of each lesion is what was done to it."""
+"""Two dates of one patient, drawn from formulas with known changes: of each lesion is said what was done to it."""
 
 import itertools
 import json
@@ -413,7 +413,7 @@ def test_a_report_of_other_lesions_is_refused(files, change_it):
 def test_labels_that_are_none_are_refused_with_what_to_mend(files):
     labels = np.full(HERE.shape, 3, np.uint8, order="F")
     write_labels(files / "labels.nii.gz", labels, HERE)
-    with pytest.raises(InvalidPrior, match="0 .background., 1 .liver. and 2 .lesion. only; it also holds 3"):
+    with pytest.raises(InvalidPrior, match=r"0 .background., 1 .liver. and 2 .lesion. only; it also holds 3"):
         read(files)
     (files / "labels.nii.gz").write_bytes(b"no labels at all")
     with pytest.raises(InvalidPrior, match="cannot be read"):

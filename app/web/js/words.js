@@ -48,6 +48,11 @@ const ADVICE = {
   constant_image: "Send the CT itself; this file holds the same value everywhere.",
   no_liver: "Make sure that the scan shows the upper abdomen and that left, right, top and bottom are stored rightly.",
   invalid_reference: "The reference must be labels 0 (background), 1 (liver), 2 (lesion) on the very grid of the CT.",
+  invalid_prior: "Compare with a finished scan of this service, or with labels 0, 1, 2 of an earlier scan.",
+  prior_not_found: "Choose the earlier scan in the list of this service, or send its labels.",
+  prior_not_finished: "Wait until the earlier scan is done, then send this one again.",
+  prior_without_results: "The earlier scan has no results. Send it again first.",
+  prior_gone: "The earlier scan is erased. Send its labels instead, if you kept them.",
   overloaded: "The queue is full. Try again in a while.",
   storage_full: "The disk of the service is full. Erase old scans or ask the administrator.",
   not_ready: "The networks are being loaded. Try again in a moment.",
@@ -77,6 +82,7 @@ export const FINDINGS = {
   not_axial: "Slices are not axial", oblique: "Tilted slices", liver_small: "Small liver", liver_large: "Large liver",
   lesion_burden_high: "Very high lesion burden", liver_hu: "Unusual liver density", liver_cut_off: "Liver cut off",
   liver_on_left: "Liver on the left side",
+  livers_do_not_fit: "Cannot be compared with the prior", prior_without_liver: "Cannot be compared with the prior",
 };
 
 /** A title for a finding, made of its code if there is no better one. */
