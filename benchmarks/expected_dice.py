@@ -1,4 +1,4 @@
-"""Whether the Dice of a liver can be told without a reference, on patients kept out, by what the network says of itself.
+"""Whether the Dice of a liver can be told without a reference, by what the network says of itself.
 
     HEPASEG_DATA=... python benchmarks/expected_dice.py [--write]
 
