@@ -144,6 +144,7 @@ def _cursor_of(job: Job) -> str:
 def _read_cursor(cursor: str) -> tuple[datetime, str]:
     try:
         seconds, job_id = base64.b64decode(cursor, altchars=b"-_", validate=True).decode().split(" ")
+        bytes.fromhex(job_id)  # as every id is; a NUL would be more than PostgreSQL can be asked for
         return datetime.fromtimestamp(float(seconds), UTC), job_id
     except (binascii.Error, ValueError, OverflowError, OSError):
         raise InvalidRequest("`cursor` is not one that a page gave as `next`.") from None

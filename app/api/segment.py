@@ -111,7 +111,8 @@ async def segment(
         str | None, Header(description="wait=N: answer when the job has ended, or after N (up to 60) seconds")
     ] = None,
     idempotency_key: Annotated[
-        str | None, Header(max_length=255, description="A repetition with the same key and body gives the same job")
+        str | None,
+        Header(min_length=1, max_length=255, description="A repetition with the same key and body gives the same job"),
     ] = None,
     hepaseg_webhook: Annotated[
         str | None, Header(max_length=2000, description="https address that is told, signed, when the job has ended")

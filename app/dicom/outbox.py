@@ -6,6 +6,7 @@ Any number of outboxes may run, in `hepaseg dicom-node` and in `hepaseg serve`: 
 from __future__ import annotations
 
 import io
+import socket
 import threading
 
 from pydicom import dcmread
@@ -44,6 +45,10 @@ class DicomPeer:
 
     def send(self, content: bytes) -> None:
         """Store one file. Raises NotDelivered unless the peer answers that it has it."""
+        try:
+            socket.getaddrinfo(self._host, self._port)
+        except OSError:  # among containers a host that is down has no name either; pynetdicom would not say so
+            raise NotDelivered("unreachable") from None
         entity = AE(ae_title=self._own_title)
         entity.connection_timeout, entity.dimse_timeout, entity.network_timeout = _CONNECT_S, _ANSWER_S, _ANSWER_S
         with unheard():

@@ -92,10 +92,15 @@ def schema_of(connection: Connection) -> str | None:
 def _postgresql(url: URL) -> Engine:
     guards = " ".join(f"-c {name}={1000 * seconds}" for name, seconds in _GUARDS.items())
     arguments = {"connect_timeout": 5, "application_name": "hepaseg", "options": guards}
+    # Parameters hold what clients chose, such as keys and addresses: what fails is logged without them.
     # A connection that a restart of the database has cut is noticed and replaced before it is used.
     try:
         engine = sa.create_engine(
-            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_recycle=1800, connect_args=arguments
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_recycle=1800,
+            connect_args=arguments,
+            hide_parameters=True,
         )
     except ModuleNotFoundError as error:
         raise InvalidRequest(f"PostgreSQL needs `pip install hepaseg[cluster]` ({error}).") from None
@@ -110,7 +115,7 @@ def _on_postgresql_begin(connection: Connection) -> None:
 
 def _sqlite(path: Path) -> Engine:
     path.parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": _WAIT_S})
+    engine = sa.create_engine(f"sqlite:///{path}", connect_args={"timeout": _WAIT_S}, hide_parameters=True)
     sa.event.listen(engine, "connect", _on_sqlite_connect)
     sa.event.listen(engine, "begin", _on_sqlite_begin)
     return engine

@@ -12,6 +12,9 @@ from typing import Any, cast
 
 import structlog
 
+#: They log the address of each call that we make: of a webhook it may hold a secret, of a PACS it names the study.
+_TELL_ADDRESSES = ("httpx", "httpx2", "httpcore", "httpcore2")
+
 _SHARED: tuple[Any, ...] = (
     structlog.contextvars.merge_contextvars,
     structlog.stdlib.add_log_level,
@@ -42,6 +45,8 @@ def configure_logs(level: str) -> None:
     # Libraries repeat values of headers in warnings. To silence them where they arise is not enough: one thread's
     # catch_warnings undoes another's.
     warnings.simplefilter("ignore")
+    for library in _TELL_ADDRESSES:
+        logging.getLogger(library).setLevel(logging.CRITICAL + 1)
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(number)

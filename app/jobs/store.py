@@ -284,7 +284,8 @@ def _ended(job: Job, outcome: Outcome, now: datetime) -> Job:
 def _found(connection: Connection, job_id: str, *, lock: bool = True) -> Job:
     query = sa.select(jobs).where(jobs.c.id == job_id)
     query = query.with_for_update() if lock else query
-    row = connection.execute(query).mappings().first()
+    # PostgreSQL cannot even be asked for an id with a NUL in it.
+    row = None if "\0" in job_id else connection.execute(query).mappings().first()
     if row is None:
         raise NotFound("There is no such job.")
     return _job_of(row)

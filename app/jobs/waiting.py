@@ -119,4 +119,5 @@ def _pace(connection: Connection) -> Pace | None:
         .limit(_LEARN_FROM)
     )
     rows = connection.execute(query).all()
-    return Pace.learned([(voxels, (end - start).total_seconds()) for start, end, voxels in rows])
+    # A clock that was set back meanwhile makes an end come before its start, from which there is nothing to learn.
+    return Pace.learned([(voxels, (end - start).total_seconds()) for start, end, voxels in rows if end >= start])

@@ -114,6 +114,10 @@ def test_a_repetition_with_its_key_gives_the_same_job(idle: Service, scan, refer
     assert len(list((idle.settings.data_dir / "jobs").iterdir())) == 1
 
 
+def test_an_empty_key_is_refused_and_does_not_make_all_senders_one(idle: Service, scan):
+    assert_problem(idle.send(scan, headers={"Idempotency-Key": ""}), 422, "invalid_request")
+
+
 def test_damage_that_shows_only_when_read_fails_the_job_with_a_problem(service: Service, scan):
     job = service.ended(service.send(scan[:-20]).json())
     assert job["status"] == "failed"

@@ -156,6 +156,7 @@ BAD_CALLS = {
     ("GET", "/jobs?cursor=bmFuIHg="): (422, "invalid_request"),
     ("GET", "/jobs?cursor=aW5mIHg="): (422, "invalid_request"),
     ("GET", "/jobs?cursor=MWUzMDAgeA=="): (422, "invalid_request"),
+    ("GET", "/jobs?cursor=MS4wIGEAYg=="): (422, "invalid_request"),
     ("GET", "/jobs?cursor=" + "A" * 300): (422, "invalid_request"),
 }
 

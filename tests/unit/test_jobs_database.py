@@ -110,6 +110,15 @@ def test_another_kind_of_database_is_refused_in_a_sentence(tmp_path: Path, url: 
         open_engine(Settings(data_dir=tmp_path, database_url=url))
 
 
+def test_what_a_failed_query_says_does_not_repeat_what_a_client_sent(settings: Settings):
+    engine = open_engine(settings)
+    with pytest.raises(sa.exc.DBAPIError) as failed, engine.connect() as connection:
+        connection.execute(sa.text("SELECT * FROM no_such_table WHERE key = :key"), {"key": "Doe^John"})
+    assert "no_such_table" in str(failed.value)
+    assert "Doe" not in str(failed.value)
+    engine.dispose()
+
+
 def test_sqlite_may_lie_elsewhere(tmp_path: Path):
     where = tmp_path / "elsewhere" / "jobs.sqlite"
     open_engine(Settings(data_dir=tmp_path / "data", database_url=f"sqlite:///{where}")).dispose()

@@ -5,7 +5,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import ComprehensiveSRStorage, ExplicitVRLittleEndian
 
+from app.dicom.outbox import DicomPeer
+from app.dicom.peers import NotDelivered
 from app.jobs.deliveries import DELIVERED, Deliveries
 from app.jobs.job import INTERNAL_ERROR, Status
 from app.jobs.store import Claim, Order, Outcome, Store
@@ -105,3 +109,14 @@ def test_of_an_erased_job_nothing_is_sent_or_kept(store, deliveries, clock, way)
     store.erase("a") if way == "erase" else store.expire(clock.now)
     assert deliveries.claim(["dicom"]) is None
     assert deliveries.of("a") == []
+
+
+def test_a_destination_whose_name_nobody_knows_is_unreachable(tmp_path: Path):
+    dataset = Dataset()
+    dataset.SOPClassUID, dataset.SOPInstanceUID = ComprehensiveSRStorage, "1.2.3"
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.save_as(tmp_path / "sr.dcm", enforce_file_format=True)
+    with pytest.raises(NotDelivered) as failed:
+        DicomPeer("PACS@no-such-host.invalid:104", "HEPASEG").send((tmp_path / "sr.dcm").read_bytes())
+    assert failed.value.code == "unreachable"

@@ -275,6 +275,12 @@ def test_a_job_that_is_handed_back_does_not_count_as_lost(store: Store):
     assert (job.status, job.lost_attempts, job.attempt) == (Status.QUEUED, 0, 5)
 
 
+@pytest.mark.parametrize("ask", [Store.get, Store.cancel, Store.erase])
+def test_there_is_no_job_with_an_id_that_no_database_can_hold(store: Store, ask):
+    with pytest.raises(NotFound):
+        ask(store, "a\0b")
+
+
 def test_a_waiting_job_is_canceled_at_once_and_again_without_harm(store: Store):
     store.add(Order("a"))
     assert store.cancel("a").status is Status.CANCELED
@@ -356,6 +362,15 @@ def test_pages_show_every_job_once_newest_first(store: Store, clock: Clock):
     assert sorted(seen) == names
     times = [store.get(name).created_at for name in seen]
     assert times == sorted(times, reverse=True)
+
+
+def test_a_clock_that_is_set_back_does_not_teach_that_scans_take_less_than_no_time(store: Store, clock: Clock):
+    store.add(Order("a", voxels=1000))
+    claim = claimed(store)
+    clock.pass_s(-3600)
+    assert store.finish(claim, SUCCESS)
+    store.add(Order("next", voxels=1000))
+    assert place_of(store, store.get("next")).eta_s is None
 
 
 def test_old_results_expire_and_waiting_jobs_do_not(store: Store, clock: Clock):

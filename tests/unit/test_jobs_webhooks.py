@@ -4,6 +4,9 @@ import hashlib
 import hmac
 import http.server
 import json
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -108,6 +111,27 @@ def test_an_address_that_never_answers_is_given_up(site: Site, receiver: Receive
         site.now += timedelta(hours=2)
         site.messenger.call_next()
     assert 30 < len(receiver.heard) < 40
+
+
+CALLS = """
+from datetime import UTC, datetime
+from app.jobs.logs import configure_logs
+from app.jobs.store import Store
+from app.jobs.webhooks import Messenger
+from app.settings import Settings
+configure_logs("debug")
+settings = Settings()
+assert Messenger(Store.open(settings).engine, settings, lambda: datetime(2026, 11, 2, tzinfo=UTC)).call_next()
+"""
+
+
+def test_no_log_line_holds_the_address_at_the_chattiest_level(site: Site, receiver: Receiver):
+    site.end()
+    environment = {**os.environ, **site.settings.environment()}
+    called = subprocess.run([sys.executable, "-c", CALLS], env=environment, capture_output=True, text=True, check=True)
+    assert [path for path, _, _ in receiver.heard] == ["/done?site=1"]
+    assert '"webhook"' in called.stderr
+    assert "/done" not in called.stderr
 
 
 def test_an_erased_job_is_told_to_nobody(site: Site, receiver: Receiver):
