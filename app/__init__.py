@@ -3,7 +3,7 @@
 imaging/     grids and files: Volume and Segmentation on a Geometry; NIfTI
 inference/   voxels to labels: ONNX networks, the dense CRF, the cascade
 followup/    what became of each lesion since an earlier scan
-quality.py   is this an abdominal CT, and is the answer plausible
+quality/     the verdict: is this an abdominal CT, and is the answer plausible
 report.py    what is measured; agreement.py, matching.py: against a reference; preview.py: the picture
 evaluation/  a whole test set against its references
 sheet.py     a page over one result, overview.py over many; web/ is the page in the browser

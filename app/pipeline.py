@@ -16,6 +16,7 @@ import numpy.typing as npt
 from app import receipt as receipts
 from app.agreement import agree
 from app.dicom.results import DEFAULT_FORM, DICOM_FILES, STRUCTURES, DicomForm, remarks, write_dicom
+from app.errors import NoLiver
 from app.followup.compare import follow_up
 from app.followup.prior import Prior, read_prior
 from app.followup.result import FollowUp
@@ -24,7 +25,7 @@ from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_scan
 from app.imaging.volume import Segmentation
 from app.preview import write_preview
-from app.quality import Finding, Quality, check_scan, check_segmentation, require
+from app.quality import Finding, check_mirrored, check_scan, check_segmentation, explained, once, require
 from app.report import Measurements, ModelReport, Report, ScanReport, Timings, lesion_instances, measure
 
 if TYPE_CHECKING:
@@ -84,12 +85,16 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     clock.enter("quality")
     before = check_scan(scan.volume)
     require(before)
-    segmentation = replace(cascade.segment(scan.volume, clock.within), split_lesions=request.split_lesions)
+    try:
+        segmentation = replace(cascade.segment(scan.volume, clock.within), split_lesions=request.split_lesions)
+    except NoLiver as error:
+        raise explained(error, *before.findings, *_in_the_mirror(scan, cascade, 0.0)) from None
     clock.enter("measure")
     measured = measure(segmentation, scan.volume)
     agreement = None if reference is None else agree(segmentation, reference)
     compared = None if prior is None else follow_up(segmentation, prior, lambda share: clock.within("measure", share))
-    after = check_segmentation(scan.volume, segmentation)
+    mirrored = _in_the_mirror(scan, cascade, measured.liver.volume_ml)
+    after = (*check_segmentation(scan.volume, segmentation), *mirrored)
     clock.enter("write")
     _clear(request)
     report = Report(
@@ -100,7 +105,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
         lesions_split=request.split_lesions,
         agreement=agreement,
         follow_up=compared,
-        quality=Quality(findings=(*_remarks(scan, measured), *before.findings, *after, *_not_compared(compared))),
+        quality=once(*_remarks(scan, measured), *before.findings, *after, *_not_compared(compared)),
         timings_s=clock.timings(),
     )
     _write_images(request, scan, segmentation)
@@ -154,6 +159,10 @@ def _read_prior(request: Request) -> Prior | None:
     if request.prior is None:
         return None
     return read_prior(request.prior, request.prior_report, request.limits, split_lesions=request.split_lesions)
+
+
+def _in_the_mirror(scan: Scan, cascade: Cascade, liver_ml: float) -> tuple[Finding, ...]:
+    return check_mirrored(liver_ml, cascade.mirrored_ml(scan.volume))
 
 
 def _not_compared(compared: FollowUp | None) -> list[Finding]:

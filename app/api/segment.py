@@ -28,6 +28,7 @@ from app.imaging.scan import ScanHeader, probe_scan
 from app.jobs.job import FINISHED, Job
 from app.jobs.store import Order
 from app.jobs.webhooks import check_address
+from app.quality import check_header, require
 
 router = APIRouter(tags=["segment"])
 
@@ -198,6 +199,7 @@ def _check(parts: Parts, folder: Path, upload: Upload) -> ScanHeader:
     """What the headers show to be of no use is refused at once; the rest shows when the job runs."""
     limits = parts.settings.limits()
     header = probe_scan(folder / "scan", limits, upload.series_uid)
+    require(check_header(header.geometry, header.lowest_hu))
     if upload.has_reference:
         try:
             reference = probe_scan(folder / "reference", limits)

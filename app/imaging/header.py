@@ -7,6 +7,7 @@ Nothing here allocates anything larger than a header.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -78,6 +79,14 @@ class NiftiHeader:
     def scaled(self) -> bool:
         """Whether stored values must be scaled to become HU."""
         return (self.slope, self.inter) != (1.0, 0.0)
+
+    @property
+    def lowest_hu(self) -> float:
+        """The lowest value that a stored voxel can mean; minus infinity for floats."""
+        if self.dtype.kind not in "iu" or self.slope < 0:
+            return -math.inf
+        stored = 0 if self.dtype.kind == "u" else -(2 ** (8 * self.dtype.itemsize - 1))
+        return stored * self.slope + self.inter
 
     @property
     def voxel_count(self) -> int:

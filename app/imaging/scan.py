@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,13 +29,17 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class ScanHeader:
-    """What a scan says about itself: voxels and their size in mm along i, j, k, and where i, j, k point."""
+    """What a scan says about itself. lowest_hu: the lowest value that its stored voxels can mean."""
 
-    shape: tuple[int, int, int]
-    spacing_mm: tuple[float, float, float]
-    orientation: str
+    geometry: Geometry
     dtype: str
+    lowest_hu: float
     notes: tuple[Note, ...]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along i, j, k."""
+        return self.geometry.shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +63,11 @@ def probe_scan(path: Path, limits: Limits = DEFAULT_LIMITS, series_uid: str | No
     """
     if _is_zip(path):
         geometry, notes = probe_series(path, _series_limits(limits), series_uid)
-        return _described(geometry, "int16", notes)
+        return ScanHeader(geometry, "int16", -math.inf, notes)
     _require_no_series(series_uid)
     with open_stream(path) as stream:
         header = _admitted(stream, limits)
-    return _described(header.geometry, header.dtype.name, header.notes)
+    return ScanHeader(header.geometry, header.dtype.name, header.lowest_hu, header.notes)
 
 
 def read_scan(path: Path, limits: Limits = DEFAULT_LIMITS, series_uid: str | None = None) -> Scan:
@@ -124,16 +129,6 @@ def _series_limits(limits: Limits) -> SeriesLimits:
 def _require_no_series(series_uid: str | None) -> None:
     if series_uid is not None:
         raise InvalidRequest("series_uid selects a series of a zip; a NIfTI file has none.")
-
-
-def _described(geometry: Geometry, dtype: str, notes: tuple[Note, ...]) -> ScanHeader:
-    return ScanHeader(
-        shape=geometry.shape,
-        spacing_mm=geometry.spacing_mm,
-        orientation=geometry.axis_codes,
-        dtype=dtype,
-        notes=notes,
-    )
 
 
 def _admitted(stream: ScanStream, limits: Limits) -> NiftiHeader:

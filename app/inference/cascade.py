@@ -65,6 +65,19 @@ class Cascade:
         )
         return _labelled(liver, evidence, upright.geometry, volume.geometry)
 
+    def mirrored_ml(self, volume: Volume) -> float:
+        """How much liver there would be if left and right were swapped, by the slices that are looked at first.
+
+        The networks know where in a body the liver lies: in a swapped scan they find more of it in the mirror.
+        """
+        upright = volume.reoriented("LPS")
+        i_mm, j_mm, k_mm = upright.geometry.spacing_mm
+        threshold = _stated(self.networks.liver.card.threshold)
+        search = Search.along(k_mm, threshold, 0.0)
+        mirrored = np.ascontiguousarray(upright.voxels.T[:: search.step, :, ::-1])
+        found = np.count_nonzero(self.networks.liver.field(mirrored).at_least(threshold))
+        return found * i_mm * j_mm * k_mm * search.step / 1000
+
     def _liver(
         self, hounsfield: Hounsfield, slice_mm: float, margin_mm: float, on_progress: Progress
     ) -> tuple[Field, Mask]:

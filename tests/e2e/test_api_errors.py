@@ -18,6 +18,7 @@ from app.errors import HepasegError
 from app.jobs.job import Status
 from app.jobs.registry import WorkerState
 from app.jobs.store import Order, Store
+from app.quality import MEND
 
 #: What never reaches a client: the base of all, what ends a job, and what only the commands about receipts raise.
 ONLY_HERE = ["error", "canceled", "broken_receipt"]
@@ -89,6 +90,16 @@ def test_a_reference_on_another_grid_is_refused_at_once(idle: Service, scan: byt
 
 
 FORM = 'multipart/form-data; boundary="x"'
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "code"), [(np.uint8, (32, 32, 12), "not_ct"), (np.int16, (8, 32, 12), "too_few_pixels")]
+)
+def test_what_its_header_shows_to_be_no_ct_is_refused_before_it_is_taken_in(idle: Service, dtype, shape, code):
+    problem = assert_problem(idle.send(nifti(np.zeros(shape, dtype), np.diag([-8.0, -8.0, 10.0, 1.0]))), 422, code)
+    assert MEND[code] in problem["detail"]
+    assert idle.client.get("/jobs").json()["jobs"] == []
+    assert idle.bytes_on_disk() == []
 
 
 def part(name: str, content: str = "a", extra: str = "") -> str:

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from app.imaging.nifti import write_labels, write_volume
+from app.imaging.volume import Volume
 from app.pipeline import FILES, SERIES_FILES
+from app.quality import MEND
 from tests.analytic_networks import phantom_models
 from tests.dicom_files import MARKS, change, series_of, zipped
 from training.phantom import Phantom, abdomen
@@ -77,6 +79,16 @@ def test_one_bad_scan_does_not_stop_the_others_and_is_named(scans, tmp_path):
     assert not (tmp_path / "photo").exists()
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert [(case["name"], case["status"]) for case in summary] == [("photo", "failed"), ("ct", "succeeded")]
+
+
+def test_a_scan_that_is_refused_is_named_with_its_code_and_what_to_mend(scans, phantom, tmp_path):
+    raw = Volume(np.asfortranarray(phantom.volume.voxels + 1024), phantom.volume.geometry)
+    write_volume(tmp_path / "raw.nii.gz", raw)
+    done = hepaseg("segment", tmp_path / "raw.nii.gz", "-o", tmp_path / "out", "--models", scans / "models")
+    assert done.returncode == 1
+    assert "[not_ct]" in done.stderr
+    assert MEND["not_ct"] in " ".join(done.stderr.split())
+    assert not (tmp_path / "out/report.json").exists()
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 
 from app.imaging.nifti import write_labels, write_volume
+from app.imaging.volume import Volume
+from app.quality import MEND
 from app.report import Report
 from tests.analytic_networks import phantom_models
 from tests.waiting import PATIENCE_S, until
@@ -83,3 +85,25 @@ def test_a_ct_goes_in_and_the_truth_comes_out(url: str, phantom: Phantom, tmp_pa
     assert {task: card["sha256"] for task, card in cards.items()} == {
         task: network.sha256 for task, network in report.models.items()
     }
+
+
+def test_a_scan_that_shows_to_be_no_ct_when_it_is_read_fails_with_what_to_mend(url, phantom, tmp_path):
+    halved = Volume(np.asfortranarray(phantom.volume.voxels // 2), phantom.volume.geometry)
+    write_volume(tmp_path / "ct.nii.gz", halved)
+    files = {"file": (tmp_path / "ct.nii.gz").read_bytes()}
+    job = httpx.post(f"{url}/segment", files=files, headers={"Prefer": "wait=60"}, timeout=90).json()
+    assert (job["status"], job["error"]["code"], job["error"]["status"]) == ("failed", "not_hounsfield", 422)
+    assert MEND["not_hounsfield"] in job["error"]["detail"]
+    assert job["links"]["labels"] is None
+
+
+def test_a_scan_that_is_odd_gets_its_masks_and_warnings(url: str, phantom: Phantom, tmp_path: Path):
+    upside_down = Volume(np.asfortranarray(phantom.volume.voxels[:, :, ::-1]), phantom.volume.geometry)
+    write_volume(tmp_path / "ct.nii.gz", upside_down)
+    files = {"file": (tmp_path / "ct.nii.gz").read_bytes()}
+    job = httpx.post(f"{url}/segment", files=files, headers={"Prefer": "wait=60"}, timeout=90).json()
+    assert (job["status"], job["report"]["quality"]["verdict"]) == ("succeeded", "warn")
+    assert [warning["code"] for warning in job["warnings"]] == ["upside_down"]
+    (tmp_path / "labels.nii.gz").write_bytes(httpx.get(url + job["links"]["labels"]).content)
+    labels = np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj)
+    assert np.array_equal(labels, phantom.truth.labels[:, :, ::-1])

@@ -95,8 +95,8 @@ def test_the_probe_says_the_grid_without_touching_a_pixel(volume, tmp_path):
     slices = series_of(volume)
     path = zipped(tmp_path, [change(each, {"PixelData": b"\0\0"}) for each in slices])
     header = probe_scan(path)
-    assert (header.shape, header.orientation) == (SHAPE, "LPS")
-    assert header.spacing_mm == pytest.approx(volume.geometry.spacing_mm)
+    assert (header.shape, header.geometry.axis_codes) == (SHAPE, "LPS")
+    assert header.geometry.spacing_mm == pytest.approx(volume.geometry.spacing_mm)
     with pytest.raises(InputError):
         read_scan(path)
 

@@ -127,8 +127,8 @@ def test_padding_below_int16_is_clipped_with_a_note(tmp_path):
 def test_a_probe_says_what_the_whole_file_will_be(tmp_path):
     path = saved(tmp_path, packed(image(HOUNSFIELD, np.diag([-0.75, -0.75, 2.5, 1.0]))), gz=True)
     header = probe_scan(path)
-    assert (header.shape, header.orientation, header.dtype) == (SHAPE, "LPS", "int16")
-    assert header.spacing_mm == (0.75, 0.75, 2.5)
+    assert (header.shape, header.geometry.axis_codes, header.dtype) == (SHAPE, "LPS", "int16")
+    assert header.geometry.spacing_mm == (0.75, 0.75, 2.5)
     assert header.notes == ()
 
 

@@ -45,6 +45,7 @@ const ADVICE = {
   colour_image: "Send the original CT series, not screenshots or pictures in colour.",
   unsupported_transfer_syntax: "Export the series uncompressed, or with lossless compression.",
   not_ct: "Send a CT in Hounsfield units. MR, photographs and images windowed to grey levels cannot be used.",
+  too_few_pixels: "Send the axial slices at full size.",
   constant_image: "Send the CT itself; this file holds the same value everywhere.",
   no_liver: "Make sure that the scan shows the upper abdomen and that left, right, top and bottom are stored rightly.",
   invalid_reference: "The reference must be labels 0 (background), 1 (liver), 2 (lesion) on the very grid of the CT.",
@@ -79,9 +80,14 @@ export const advice = (code) => ADVICE[code] ?? "If it happens again, tell the a
 
 export const FINDINGS = {
   few_slices: "Few slices", little_coverage: "Short scan", field_of_view: "Unusual field of view",
-  not_axial: "Slices are not axial", oblique: "Tilted slices", liver_small: "Small liver", liver_large: "Large liver",
-  lesion_burden_high: "Very high lesion burden", liver_hu: "Unusual liver density", liver_cut_off: "Liver cut off",
-  liver_on_left: "Liver on the left side",
+  not_axial: "Slices are not axial", oblique: "Tilted slices", air_hu: "Air has the wrong value",
+  fat_hu: "Fat has the wrong value", fat_clipped: "Fat is cut off", bright_rim: "Bright rim, unlike a CT", noisy: "Noisy",
+  axes_swapped: "Axes may be swapped", quarter_turn: "Slices may be turned", front_back_swapped: "Front and back may be swapped",
+  upside_down: "Head and foot may be swapped", blank_slices: "Blank slices", repeated_slices: "Repeated slices",
+  slice_gap: "Slices may be missing", slices_disordered: "Slices out of order", liver_on_left: "Left and right may be swapped",
+  liver_cut_off: "Liver cut off", liver_small: "Small liver", liver_large: "Large liver", liver_hu: "Unusual liver density",
+  liver_ragged: "Ragged liver", liver_in_pieces: "Liver in pieces", lesion_burden_high: "Very high lesion burden",
+  metal: "Metal", phase_native: "No contrast", phase_arterial: "Arterial phase",
   livers_do_not_fit: "Cannot be compared with the prior", prior_without_liver: "Cannot be compared with the prior",
 };
 
