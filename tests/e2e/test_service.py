@@ -103,7 +103,7 @@ def test_a_scan_that_is_odd_gets_its_masks_and_warnings(url: str, phantom: Phant
     files = {"file": (tmp_path / "ct.nii.gz").read_bytes()}
     job = httpx.post(f"{url}/segment", files=files, headers={"Prefer": "wait=60"}, timeout=90).json()
     assert (job["status"], job["report"]["quality"]["verdict"]) == ("succeeded", "warn")
-    assert [warning["code"] for warning in job["warnings"]] == ["upside_down"]
+    assert "upside_down" in [warning["code"] for warning in job["warnings"]]
     (tmp_path / "labels.nii.gz").write_bytes(httpx.get(url + job["links"]["labels"]).content)
     labels = np.asarray(nib.load(tmp_path / "labels.nii.gz").dataobj)
     assert np.array_equal(labels, phantom.truth.labels[:, :, ::-1])
