@@ -109,11 +109,14 @@ class Instance:
         return text(self.header, "SeriesInstanceUID")
 
     def share(self, other: Instance) -> None:
-        """Hold once what both headers say alike: of thousands of slices, nearly everything."""
-        for own, others in ((self.header, other.header), (self.header.file_meta, other.header.file_meta)):
-            for tag in own.keys() & others.keys():
-                if own[tag].VR != "SQ" and own[tag] == others[tag]:
-                    own[tag] = others[tag]
+        """Hold once what both headers say alike: of thousands of slices, nearly everything. Raises CorruptFile."""
+        try:
+            for own, others in ((self.header, other.header), (self.header.file_meta, other.header.file_meta)):
+                for tag in own.keys() & others.keys():
+                    if own[tag].VR != "SQ" and own[tag] == others[tag]:
+                        own[tag] = others[tag]
+        except PYDICOM_RAISES:  # what nobody looked at before, such as the meta information, is decoded only here
+            raise CorruptFile("A DICOM file in the zip is damaged: its header cannot be read.") from None
 
     def _uid(self, keyword: str, in_file_meta: str) -> str:
         return text(self.header, keyword) or text(self.header.file_meta, in_file_meta)

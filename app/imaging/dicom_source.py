@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from pydicom.dataset import Dataset
@@ -71,12 +72,15 @@ class DicomSource:
             setattr(header, keyword, generate_uid(prefix=None))
         images = [_image(each, is_enhanced=is_enhanced) for each in slices]
         series_uid = first.series_uid if _is_uid(first.series_uid) else ""
-        is_complete = series_uid and not made_up and all(_is_uid(each.sop_instance_uid) for each in images)
+        # Some anonymisers give all slices one UID: a viewer could not tell which of them is meant.
+        said = Counter(map(_name, images))
+        has_own = [_is_uid(uid) and said[uid, number] == 1 for uid, number in map(_name, images)]
+        is_complete = series_uid and not made_up and all(has_own)
         note = Note("uids_missing", "The series lacks identifiers; its DICOM results cannot be linked to it by a PACS.")
         return cls(
             patient_and_study=header,
             series_uid=series_uid or generate_uid(prefix=None),
-            images=tuple(_with_uid(each) for each in images),
+            images=tuple(each if own else _renamed(each) for each, own in zip(images, has_own, strict=True)),
             directions=slices[0].directions,
             spacing_mm=slices[0].spacing_mm,
             multiframe=_functional_groups(first.header) if is_enhanced else None,
@@ -105,10 +109,12 @@ def _image(slice_: Slice, *, is_enhanced: bool) -> SourceImage:
     return SourceImage(instance.sop_class_uid, instance.sop_instance_uid, number, slice_.position_mm)
 
 
-def _with_uid(image: SourceImage) -> SourceImage:
-    if _is_uid(image.sop_instance_uid):
-        return image
-    return SourceImage(image.sop_class_uid, generate_uid(prefix=None), image.frame_number, image.position_mm)
+def _name(image: SourceImage) -> tuple[str, int | None]:
+    return image.sop_instance_uid, image.frame_number
+
+
+def _renamed(image: SourceImage) -> SourceImage:
+    return replace(image, sop_instance_uid=generate_uid(prefix=None))
 
 
 def _is_uid(value: str) -> bool:

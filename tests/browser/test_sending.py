@@ -122,6 +122,17 @@ def test_a_running_job_can_be_canceled(visit: Visit, service: Service):
     service.release()
 
 
+def test_a_scan_that_is_erased_in_another_tab_is_not_called_canceled(visit: Visit, service: Service):
+    choose(visit, service)
+    service.hold("liver")
+    job_id = send(visit)
+    until(lambda: visit.page.locator(".steps [data-state=now]").count())
+    assert service.erase(job_id).status_code == 204
+    visit.page.get_by_role("alert").get_by_text("Erased or expired").wait_for()
+    assert not visit.page.get_by_role("button", name="Erase…").count()
+    service.release()
+
+
 def test_a_waiting_job_shows_its_place(visit: Visit, service: Service):
     service.hold("liver")
     choose(visit, service)

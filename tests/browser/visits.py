@@ -46,6 +46,9 @@ class Service:
     def get(self, path: str) -> httpx.Response:
         return httpx.get(self.url + path, timeout=PATIENCE_S)
 
+    def erase(self, job_id: str) -> httpx.Response:
+        return httpx.delete(f"{self.url}/jobs/{job_id}", timeout=PATIENCE_S)
+
     def send(self, reference: Path | None = None, *, scan: Path | None = None) -> dict:
         """A job that has ended, sent without the browser; of the phantom, or of another scan."""
         files = {"file": ("ct", (scan or self.scan).read_bytes())}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset
 
-from app.errors import InputError, InvalidRequest
+from app.errors import CorruptFile, InputError, InvalidRequest
 from app.imaging.scan import Limits, probe_scan, read_scan
 from app.imaging.volume import Geometry, Volume
 from tests.dicom_files import (
@@ -292,6 +292,23 @@ def test_a_series_without_identifiers_is_read_and_noted(volume, tmp_path):
     assert_same(scan.volume, volume)
     assert codes_of(scan) == ["uids_missing"]
     assert [image.sop_instance_uid for image in scan.dicom.images] == [f"{ROOT}.4.{k + 1}" for k in range(7)]
+
+
+def test_damage_in_meta_information_that_is_not_needed_is_refused_and_no_bug(volume, tmp_path):
+    files = named(series_of(volume))
+    name = list(files)[1]
+    files[name] = files[name].replace(b"\x02\x00\x02\x00UI", b"\x02\x00\x02\x00U\0", 1)
+    with pytest.raises(CorruptFile):
+        read_scan(zipped(tmp_path, files))
+
+
+def test_slices_that_share_one_identifier_get_their_own_and_it_is_noted(volume, tmp_path):
+    scan = read_scan(zipped(tmp_path, [change(each, {"SOPInstanceUID": f"{ROOT}.4"}) for each in series_of(volume)]))
+    assert_same(scan.volume, volume)
+    assert codes_of(scan) == ["uids_missing"]
+    uids = {image.sop_instance_uid for image in scan.dicom.images}
+    assert len(uids) == len(scan.dicom.images)
+    assert f"{ROOT}.4" not in uids
 
 
 def test_a_header_longer_than_what_is_read_first_is_read_whole(volume, tmp_path):

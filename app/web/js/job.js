@@ -29,6 +29,10 @@ export function jobPage(main, id, go) {
       page = progressPage(body, job, show);
       return;
     }
+    if (job.status === "expired") {  // erased by somebody else while it was watched: said as to whoever comes later
+      load();
+      return;
+    }
     fill(actions, h("button", { type: "button", class: "quiet", onclick: () => erase() }, "Erase…"));
     if (job.status === "succeeded") page = resultPage(body, job);
     else if (job.status === "failed") fill(body, problemPanel(job.error, again()));
@@ -53,9 +57,14 @@ export function jobPage(main, id, go) {
     dialog.showModal();
   }
 
-  getJob(id).then(show, (problem) => {
-    if (!left) fill(body, problemPanel(problem, h("p", {}, h("a", { class: "button", href: "/", "data-route": true }, "All scans"))));
-  });
+  function load() {
+    getJob(id).then(show, (problem) => {
+      if (left) return;
+      fill(body, problemPanel(problem, h("p", {}, h("a", { class: "button", href: "/", "data-route": true }, "All scans"))));
+    });
+  }
+
+  load();
   return {
     leave() { left = true; page.leave?.(); },
     onKey: (event) => page.onKey?.(event) ?? false,

@@ -18,6 +18,7 @@ const ONE_SERIES = "Put one series alone into the zip, all of its slices of one 
 
 const ADVICE = {
   unsupported_format: "Send the CT as NIfTI (.nii, .nii.gz), or one DICOM series as a .zip.",
+  empty_file: "Choose the file again: this one has not been written yet, or was lost on its way.",
   corrupt_file: "Copy or export the file again and compare its size with the original.",
   too_large: "Crop the scan to the abdomen, or ask the administrator to raise the limit.",
   invalid_geometry: "Export the scan again as one straight axial volume with its orientation.",
