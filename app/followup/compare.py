@@ -25,6 +25,7 @@ from app.followup.result import (
     Totals,
     Trend,
 )
+from app.imaging.lesions import number_lesions
 from app.imaging.volume import Segmentation
 
 #: Livers that fit worse than this once they are only moved and turned, or in the end, are not the same liver, or not
@@ -36,21 +37,26 @@ _TRENDS: dict[int, Trend] = {-1: "shrunk", 0: "unchanged", 1: "grown"}
 
 def follow_up(current: Segmentation, prior: Prior, tell: Tell) -> FollowUp:
     """Compare with a prior; the current scan has a liver. Raises what `tell` raises."""
-    then = measured(prior.segmentation, prior.intervals_ml)
-    described = _described(prior, then)
     if prior.segmentation.box is None:
         detail = "The labels of the prior scan have no liver: nothing says where its lesions lay."
-        return FollowUp(prior=described, comparable=False, obstacle=Obstacle(code="prior_without_liver", detail=detail))
+        obstacle = Obstacle(code="prior_without_liver", detail=detail)
+        return FollowUp(prior=_described(prior), comparable=False, obstacle=obstacle)
     here, there = distance_map(current), distance_map(prior.segmentation)
-    alignment = register(here, there, tell)
+    return compared(current, prior, here, there, register(here, there, tell))
+
+
+def compared(
+    current: Segmentation, prior: Prior, here: DistanceMap, there: DistanceMap, alignment: Alignment
+) -> FollowUp:
+    """What an alignment of the livers, here now and there then, comes to."""
     quality = _quality(here, there, alignment)
     obstacle = _obstacle(quality)
     if obstacle is not None:
-        return FollowUp(prior=described, comparable=False, obstacle=obstacle, registration=quality)
-    now = measured(current)
+        return FollowUp(prior=_described(prior), comparable=False, obstacle=obstacle, registration=quality)
+    then, now = measured(prior.segmentation, prior.intervals_ml), measured(current)
     groups = match(then, now, alignment)
     return FollowUp(
-        prior=described,
+        prior=_described(prior),
         comparable=True,
         registration=quality,
         lesions=tuple(_row(group, then, now, alignment) for group in groups),
@@ -59,15 +65,15 @@ def follow_up(current: Segmentation, prior: Prior, tell: Tell) -> FollowUp:
     )
 
 
-def _described(prior: Prior, then: Date) -> PriorReport:
-    geometry = then.geometry
+def _described(prior: Prior) -> PriorReport:
+    geometry = prior.segmentation.geometry
     return PriorReport(
         labels_sha256=prior.labels_sha256,
         report_sha256=prior.report_sha256,
         shape=geometry.shape,
         spacing_mm=geometry.spacing_mm,
         orientation=geometry.axis_codes,
-        lesion_count=len(then.lesions),
+        lesion_count=len(number_lesions(prior.segmentation).boxes),
     )
 
 

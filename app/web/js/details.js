@@ -43,10 +43,11 @@ const IF_MADE = {
 /** Every file of a result; the sheet opens for printing. Receipt and DICOM objects are listed where the service made them. */
 export function downloads(job) {
   const here = `/jobs/${job.id}`;
+  const table = job.report.follow_up ? [["follow_up.csv", "Changes since then", "CSV"]] : [];
   const made = Object.entries(IF_MADE).filter(([name]) => job.links[name]).map(([, file]) => file);
   return h("div", {},
     h("p", {}, h("a", { class: "button primary", href: `${here}/sheet.html`, target: "_blank", rel: "noopener" }, "Open the printable sheet")),
-    h("ul", { class: "files" }, [...FILES, ...made].map(([name, title, what]) =>
+    h("ul", { class: "files" }, [...FILES, ...table, ...made].map(([name, title, what]) =>
       h("li", {}, h("a", { href: `${here}/${name}`, download: true }, title), h("span", { class: "muted small" }, what)))));
 }
 

@@ -33,7 +33,8 @@ export function jobPage(main, id, go) {
       load();
       return;
     }
-    fill(actions, h("button", { type: "button", class: "quiet", onclick: () => erase() }, "Erase…"));
+    fill(actions, job.status === "succeeded" && h("a", { class: "button", href: `/?prior=${id}`, "data-route": true }, "Compare a later scan"),
+      h("button", { type: "button", class: "quiet", onclick: () => erase() }, "Erase…"));
     if (job.status === "succeeded") page = resultPage(body, job);
     else if (job.status === "failed") fill(body, problemPanel(job.error, again()));
     else fill(body, h("section", { class: "panel" }, h("h2", {}, "Canceled"), h("p", {}, "This scan was not segmented."), again()));

@@ -2,6 +2,7 @@
 import { agreementTable, downloads, facts, findings } from "./details.js";
 import { announce, fill, h } from "./dom.js";
 import { controls } from "./controls.js";
+import { followUp } from "./followup.js";
 import { bytes, counted, fixed, percent, position } from "./format.js";
 import { lesionTable } from "./lesions.js";
 import { problemPanel } from "./problem.js";
@@ -31,6 +32,7 @@ export function resultPage(body, job) {
       h("section", { class: "viewer", "aria-label": "Pictures" }, tools, stage),
       h("div", { class: "side" },
         panel(`Lesions (${report.lesion_count})`, lesions.element),
+        report.follow_up && panel("Since the prior scan", followUp(report.follow_up, goToChange), { id: "follow-up" }),
         report.agreement && panel("Against the reference", agreementTable(report.agreement)),
         panel("Quality", findings(report.quality), { id: "quality" }),
         panel("Take away", downloads(job)),
@@ -47,6 +49,13 @@ export function resultPage(body, job) {
     viewer.goTo(lesion.centroid_mm);
     lesions.select(lesion.id);
     announce(`Lesion ${lesion.id}, ${fixed(lesion.volume_ml, 1)} millilitres`);
+  }
+
+  function goToChange(row) {
+    if (!ready) return;
+    viewer.goTo(row.where_mm);
+    lesions.select(row.current[0]?.id ?? 0);
+    announce(`Lesion ${row.state}`);
   }
 
   function markSoon(id) {

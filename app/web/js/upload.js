@@ -8,7 +8,7 @@ const LOOK_BACK_S = 3;
 const STALLED_S = 8;
 
 export function uploadForm(go) {
-  const chosen = { file: null, reference: null, priority: "routine", key: newKey() };
+  const chosen = { file: null, reference: null, prior: new URLSearchParams(location.search).get("prior"), priority: "routine", key: newKey() };
   let sending = null;
   const status = h("div", { class: "upload-status" });
   const start = h("button", { class: "primary", type: "submit", disabled: true }, "Segment this scan");
@@ -21,6 +21,7 @@ export function uploadForm(go) {
   const form = h("form", { class: "panel upload", onsubmit: submit },
     h("h2", { class: "unseen" }, "New scan"),
     h("div", { class: "pickers" }, drop.element, reference.element),
+    chosen.prior && priorLine(chosen.prior, () => { chosen.prior = null; chosen.key = newKey(); }),
     h("div", { class: "upload-foot" }, h("span", { class: "muted small" }, "Priority"), priority.element, h("span", { class: "grow" }), start),
     status);
 
@@ -42,6 +43,7 @@ export function uploadForm(go) {
     // The name is left out: it may name a patient.
     body.append("priority", chosen.priority);
     body.append("file", chosen.file, "scan");
+    if (chosen.prior) body.append("prior", chosen.prior);
     if (chosen.reference) body.append("reference", chosen.reference, "reference");
     const progress = progressLine(() => sending?.abort());
     fill(status, progress.element);
@@ -74,6 +76,13 @@ export function uploadForm(go) {
       document.removeEventListener("drop", beside);
     },
   };
+}
+
+/** Which earlier scan this one will be compared with, until that is taken back. */
+function priorLine(id, drop) {
+  const line = h("p", { class: "small upload-prior" }, "Will be compared with ", names.of(id) ?? "scan", " ", h("code", {}, id.slice(0, 12)), " ",
+    h("button", { type: "button", class: "quiet", onclick: () => { drop(); line.remove(); } }, "Do not compare"));
+  return line;
 }
 
 /** What was dropped, if it is one file; otherwise the reason why it cannot be sent. */
