@@ -37,7 +37,7 @@ from training import mean_field
 from training.bilateral_grid import Fineness, Kernel
 from training.manifest import register, registered, write_atomically
 
-VERSION = "0.3.0"
+VERSION = "0.4.0"
 
 #: Kernels from this width on have so few nodes that finer ones cost nothing.
 WIDE_MM = 8.0
