@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
+import json
 import math
 import re
 import secrets
@@ -35,6 +37,8 @@ router = APIRouter(tags=["segment"])
 _LONGEST_WAIT_S = 60
 _LOOK_EVERY_S = 0.1
 
+#: The `Idempotency-Key` of who wants the same body to be the same job.
+BY_CONTENT = "content"
 _PRIORITY = {"type": "string", "enum": ["routine", "urgent", "stat"], "default": "routine"}
 _PRIOR = {
     "type": "string",
@@ -113,7 +117,11 @@ async def segment(
     ] = None,
     idempotency_key: Annotated[
         str | None,
-        Header(min_length=1, max_length=255, description="A repetition with the same key and body gives the same job"),
+        Header(
+            min_length=1,
+            max_length=255,
+            description="A repetition with the same key and body gives the same job; `content`: with the same body",
+        ),
     ] = None,
     hepaseg_webhook: Annotated[
         str | None, Header(max_length=2000, description="https address that is told, signed, when the job has ended")
@@ -148,7 +156,7 @@ def admit(request: Request, parts: Parts, key: str | None = None) -> None:
     broken = parts.registry.broken()
     if broken is not None:
         raise NotReady(broken)
-    parts.store.refuse_if_full(key)
+    parts.store.refuse_if_full(None if key == BY_CONTENT else key)
     announced = request.headers.get("content-length", "")
     needed = parts.settings.min_free_bytes + (int(announced) if announced.isdigit() else 0)
     if parts.files.free_bytes() < needed:
@@ -183,7 +191,8 @@ def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job
         job_id=folder.name,
         priority=upload.priority,
         voxels=math.prod(header.shape),
-        idempotency_key=key,
+        idempotency_key=_key_of_content(parts, upload) if key == BY_CONTENT else key,
+        retry=key == BY_CONTENT,
         fingerprint=upload.fingerprint,
         deliver_to=upload.deliver_to,
         webhook=upload.webhook,
@@ -193,6 +202,12 @@ def _enqueue(parts: Parts, folder: Path, upload: Upload, key: str | None) -> Job
     if new:
         parts.bell.ring(job.id)
     return job
+
+
+def _key_of_content(parts: Parts, upload: Upload) -> str:
+    """The same for the same body, as long as the same networks answer."""
+    networks = json.dumps(parts.registry.models(), sort_keys=True)
+    return "content:" + hashlib.sha256(f"{upload.fingerprint}\n{networks}".encode()).hexdigest()
 
 
 def _check(parts: Parts, folder: Path, upload: Upload) -> ScanHeader:

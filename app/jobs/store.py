@@ -62,6 +62,8 @@ class Order:
     deliver_to: tuple[Destination, ...] = ()
     #: Address to tell the end to.
     webhook: str | None = None
+    #: Whether a repetition of what failed or was canceled is a new job.
+    retry: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,9 @@ class Store:
         with writing(self.engine) as connection:
             admit_one_at_a_time(connection)
             known = self._of_key(connection, order.idempotency_key)
+            if known is not None and order.retry and known.status in (Status.FAILED, Status.CANCELED):
+                connection.execute(sa.update(jobs).where(jobs.c.id == known.id).values(idempotency_key=None))
+                known = None
             if known is not None:
                 if known.fingerprint != order.fingerprint:
                     raise InvalidRequest("This Idempotency-Key was used before, with another body.")

@@ -114,6 +114,16 @@ def test_a_repetition_with_its_key_gives_the_same_job(idle: Service, scan, refer
     assert len(list((idle.settings.data_dir / "jobs").iterdir())) == 1
 
 
+def test_the_same_body_is_the_same_job_where_the_sender_wants_it(idle: Service, scan, reference):
+    key = {"Idempotency-Key": "content"}
+    first, again = (idle.send(scan, headers=key).json()["id"] for _ in range(2))
+    others = {idle.send(scan, reference, headers=key).json()["id"], idle.send(scan).json()["id"]}
+    assert first == again
+    assert len({first, *others}) == 3
+    idle.client.delete(f"/jobs/{first}")
+    assert idle.send(scan, headers=key).json()["id"] not in {first, *others}
+
+
 def test_an_empty_key_is_refused_and_does_not_make_all_senders_one(idle: Service, scan):
     assert_problem(idle.send(scan, headers={"Idempotency-Key": ""}), 422, "invalid_request")
 

@@ -3,6 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -335,6 +336,20 @@ def test_a_repeated_key_gives_the_same_job_and_another_body_is_refused(store: St
     with pytest.raises(InvalidRequest):
         store.add(Order("c", idempotency_key="k", fingerprint="other"))
     assert claim_ids(store) == ["a"]
+
+
+@pytest.mark.parametrize("status", [Status.FAILED, Status.CANCELED])
+def test_what_failed_is_tried_again_if_the_order_says_so(store: Store, status: Status):
+    order = Order("a", idempotency_key="k", fingerprint="f", retry=True)
+    store.add(order)
+    assert not store.add(replace(order, job_id="b"))[1]
+    if status is Status.CANCELED:
+        store.cancel("a")
+    else:
+        assert store.finish(claimed(store), Outcome(Status.FAILED, error=INTERNAL_ERROR))
+    assert store.get("a").status is status
+    assert store.add(replace(order, job_id="c", retry=False))[0].id == "a"
+    assert [store.add(replace(order, job_id=name))[0].id for name in ("d", "e")] == ["d", "d"]
 
 
 def test_a_full_queue_refuses_new_jobs_but_not_repetitions(store: Store):
