@@ -9,7 +9,7 @@ import SimpleITK as sitk
 
 from app.errors import Canceled, InvalidPrior
 from app.followup.alignment import Alignment
-from app.followup.compare import follow_up
+from app.followup.compare import LEAST_RIGID_DICE, follow_up
 from app.followup.distance_map import SPACING_MM, distance_map
 from app.followup.estimate import Estimate, change, ratio, total
 from app.followup.lesions import measured, within_voxels
@@ -124,7 +124,7 @@ def test_a_liver_of_another_shape_is_not_compared():
     block[20:120, 40:55, 15:60] = 1
     found = follow_up(liver(HERE, lesions(1)), prior_of(Segmentation(block, HERE)), quiet)
     assert (found.comparable, found.obstacle.code) == (False, "livers_do_not_fit")
-    assert found.registration.dice_rigid < 0.75
+    assert found.registration.dice_rigid < LEAST_RIGID_DICE
     assert (found.lesions, found.totals, found.recist) == ((), None, None)
 
 
@@ -211,6 +211,13 @@ def test_lesions_that_overlap_in_part_are_one_from_the_least_share_on():
         groups, _, _ = groups_of(labelled(then, geometry), labelled(now, geometry))
         same = shared / 10 >= LEAST_SHARE
         assert pairs(groups) == ([((1,), (1,), "overlap")] if same else [((), (1,), None), ((1,), (), None)])
+
+
+def test_a_lesion_inside_one_that_is_many_times_as_large_is_the_same():
+    small, large = liver(HERE, [((44, 10, 0), 5)]), liver(HERE, [((40, 10, 0), 16)])
+    for then, now in ((small, large), (large, small)):
+        groups, _, _ = groups_of(then, now)
+        assert pairs(groups) == [((1,), (1,), "overlap")]
 
 
 def test_what_lies_apart_is_the_same_within_the_tolerance_and_the_nearest_first():
