@@ -100,6 +100,8 @@ class Settings(BaseSettings):
     dicomweb_url: str = Field("", pattern=r"^(https?://\S+)?$", repr=False)
     #: Seconds without a new instance after which a series is whole.
     dicom_quiet_s: float = Field(5.0, gt=0)
+    #: The same where the association was broken off: its sender may come again with the rest.
+    dicom_broken_s: float = Field(120.0, gt=0)
 
     #: Seconds after which a worker that gave no sign has lost its job.
     lease_s: float = Field(10.0, gt=0)

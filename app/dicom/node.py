@@ -100,7 +100,7 @@ class Node:
 
     def tick(self, stop: threading.Event) -> None:
         """Close the series that are quiet, and make jobs of those that are whole."""
-        self.spool.close(self._settings.dicom_quiet_s)
+        self.spool.close(self._settings.dicom_quiet_s, self._settings.dicom_broken_s)
         has_to_wait = False
         for folder in self.spool.whole():
             try:
@@ -156,7 +156,7 @@ class Node:
         return _SUCCESS
 
     def _on_end(self, event: evt.Event) -> None:
-        self.spool.ended(id(event.assoc))
+        self.spool.ended(id(event.assoc), broken=event.event is not evt.EVT_RELEASED)
 
     def _on_rejected(self, event: evt.Event) -> None:
         primitive = event.assoc.acceptor.primitive

@@ -26,10 +26,11 @@ _STALE_S = 3600.0
 
 @dataclass
 class _Open:
-    """A series that may still grow: when it last did, and which associations have sent of it."""
+    """A series that may still grow: when it last did, which associations send of it, whether the last broke off."""
 
     since: float
     senders: set[int] = field(default_factory=set)
+    broken: bool = False
 
 
 class Spool:
@@ -60,25 +61,26 @@ class Spool:
                 _sync(self._open)
             path.rename(folder / f"{_hash(uids[1])}.dcm")
             series = self._series.setdefault(key, _Open(0.0))
-            series.since = self._clock()
+            series.since, series.broken = self._clock(), False
             series.senders.add(sender)
             descriptor = os.open(folder, os.O_RDONLY)
         # Not while others wait: a slow disk would have all associations stand in one line.
         _sync_and_close(descriptor)
 
-    def ended(self, sender: int) -> None:
-        """An association has ended."""
+    def ended(self, sender: int, *, broken: bool = False) -> None:
+        """An association has ended; broken: without a release, perhaps in the middle of a series."""
         with self._lock:
             for series in self._series.values():
                 if sender in series.senders:
                     series.senders.discard(sender)
-                    series.since = self._clock()
+                    series.since, series.broken = self._clock(), broken
 
-    def close(self, quiet_s: float) -> None:
-        """Take the series that nobody sends any more, and that did not grow for `quiet_s`, as whole."""
+    def close(self, quiet_s: float, broken_s: float) -> None:
+        """Take as whole what nobody sends any more and did not grow for `quiet_s`, or `broken_s` if it broke off."""
         with self._lock:
-            before = self._clock() - quiet_s
-            for key in [key for key, each in self._series.items() if not each.senders and each.since <= before]:
+            now = self._clock()
+            idle = [(key, each) for key, each in self._series.items() if not each.senders]
+            for key in [key for key, each in idle if each.since <= now - (broken_s if each.broken else quiet_s)]:
                 (self._open / key).rename(self._whole / f"{key}-{secrets.token_hex(4)}")
                 del self._series[key]
         for path in self.arriving.iterdir():  # of associations that were cut off in the middle of a file

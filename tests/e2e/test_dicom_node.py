@@ -3,6 +3,7 @@
 import json
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,20 @@ def test_one_association_after_the_other_may_bring_parts_of_a_series(site: Site)
     slices = series_of(tiny.volume())
     store(site.port, slices[:4])
     store(site.port, slices[4:])
+    (job,) = until(site.jobs)
+    assert read_scan(JobFiles(site.settings.data_dir).scan(job.id)).volume.geometry.shape == (24, 20, 10)
+
+
+def test_a_sender_that_breaks_off_and_comes_again_makes_one_whole_series(site: Site):
+    slices = series_of(tiny.volume())
+    association = associate(site.port, [CT])
+    for each in slices[:6]:
+        assert association.send_c_store(each).Status == 0
+    association.abort()
+    # Longer than the quiet time: half a series would be a job by now.
+    time.sleep(3 * site.settings.dicom_quiet_s)
+    assert site.jobs() == []
+    store(site.port, slices[6:])
     (job,) = until(site.jobs)
     assert read_scan(JobFiles(site.settings.data_dir).scan(job.id)).volume.geometry.shape == (24, 20, 10)
 

@@ -115,9 +115,26 @@ def test_a_series_is_whole_when_its_associations_have_ended_and_nothing_came_for
         clock.now = now
         if end:
             spool.ended(end)
-        spool.close(5.0)
+        spool.close(5.0, 60.0)
         assert len(spool.whole()) == whole, now
     assert [path.read_text() for path in instances(spool.whole()[0])] in (["a", "b"], ["b", "a"])
+
+
+def test_a_series_whose_association_was_broken_off_waits_longer_for_the_rest(tmp_path, clock):
+    spool = Spool(tmp_path, clock)
+    for name in ("a", "b"):
+        arrive(spool, name, series=name)
+    spool.ended(1, broken=True)
+    clock.now = 59
+    spool.close(5.0, 60.0)
+    assert spool.whole() == []
+    arrive(spool, "the rest", series="a", sender=2)
+    spool.ended(2)
+    # The end of the connection is told after the release, and changes nothing.
+    spool.ended(2, broken=True)
+    clock.now = 65
+    spool.close(5.0, 60.0)
+    assert sorted(len(instances(folder)) for folder in spool.whole()) == [1, 2]
 
 
 def test_an_instance_sent_twice_is_one_and_callers_and_series_stay_apart(tmp_path, clock):
@@ -126,7 +143,7 @@ def test_an_instance_sent_twice_is_one_and_callers_and_series_stay_apart(tmp_pat
         arrive(spool, name, series, caller)
     spool.ended(1)
     clock.now = 9
-    spool.close(5.0)
+    spool.close(5.0, 60.0)
     found = sorted(((folder / CALLER).read_text(), len(instances(folder))) for folder in spool.whole())
     assert found == [("X", 1), ("X", 1), ("Y", 1)]
 
@@ -137,17 +154,17 @@ def test_a_restart_loses_no_series_and_keeps_no_half_file(tmp_path, clock):
     clock.now = 9
     before.ended(1)
     clock.now = 20
-    before.close(5.0)
+    before.close(5.0, 60.0)
     arrive(before, "b", series="2", sender=2)  # its association dies with the process
     (before.arriving / "half").write_text("half")
     after = Spool(tmp_path, clock)
     assert not list(after.arriving.iterdir())
     assert len(after.whole()) == 1
     clock.now = 24
-    after.close(5.0)
+    after.close(5.0, 60.0)
     assert len(after.whole()) == 1
     clock.now = 26
-    after.close(5.0)
+    after.close(5.0, 60.0)
     assert len(after.whole()) == 2
 
 
