@@ -78,6 +78,20 @@ def test_delete_erases_every_byte_in_the_store_and_on_every_disk(site: Site, sca
     assert site.files_on_disk() == []
 
 
+def test_a_prior_is_copied_within_the_store_and_outlives_its_job(site: Site, scan: bytes):
+    prior = site.api.send(scan).json()
+    site.work()
+    sent = site.api.send(scan, prior=prior["id"]).json()
+    labels = site.api.client.get(f"/jobs/{prior['id']}/labels.nii.gz").content
+    assert site.api.client.delete(f"/jobs/{prior['id']}").status_code == 204
+    assert site.stored() == [f"jobs/{sent['id']}/{name}" for name in ("prior_labels", "prior_report", "scan")]
+    assert JobFiles.of(site.api.settings).prior(sent["id"]).read_bytes() == labels
+    site.work()
+    assert site.api.ended(sent)["status"] == "succeeded"
+    assert site.api.client.delete(f"/jobs/{sent['id']}").status_code == 204
+    assert site.stored() == []
+
+
 def test_an_attempt_that_fails_leaves_nothing_in_the_store_but_what_was_sent(site: Site, scan: bytes):
     sent = site.api.send(scan).json()
 
