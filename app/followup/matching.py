@@ -25,8 +25,7 @@ from app.imaging.volume import Float64, Geometry, Mask
 
 #: Of neighbours, registration makes edges overlap by a little; of the same lesion, most is shared.
 LEAST_SHARE = 0.2
-#: What registration is wrong by in the middle of lesions, at the 95th percentile and the worst deformation that
-#: `benchmarks/followup.py` tries, rounded up.
+#: About the most that registration is wrong by in the middle of a lesion, of all that `benchmarks/followup.py` tries.
 TOLERANCE_MM = 10.0
 
 #: How a group was found; None for a lesion alone.
