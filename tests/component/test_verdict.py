@@ -13,8 +13,8 @@ from app.inference.cascade import Cascade
 from app.inference.manifest import load_networks
 from app.inference.network import Runtime
 from app.pipeline import Request, run
-from tests.analytic_networks import phantom_models
-from training.phantom import Phantom, abdomen
+from tests.analytic_networks import crf_graph, lesion_graph, liver_graph, phantom_models, write_models
+from training.phantom import LESION_RANGE_HU, LIVER_RANGE_HU, Phantom, abdomen
 
 #: What makes the verdict "warn", and the codes that must be among those named.
 ODD = {
@@ -75,8 +75,27 @@ def test_a_scan_without_a_liver_says_what_else_is_odd_about_it(cascade, phantom,
     assert not (tmp_path / "out").exists()
 
 
-def test_the_mirror_is_that_of_left_and_right_however_the_file_is_stored(cascade, phantom):
-    """These networks see grey values only: in the mirror there is as much liver."""
+@pytest.fixture(scope="module")
+def one_sided(tmp_path_factory: pytest.TempPathFactory) -> Cascade:
+    """Networks that know where in a body the liver lies: they see nothing in the picture's left half of the patient."""
+    graphs = {
+        "liver": liver_graph(LIVER_RANGE_HU, blind_on_the_left=True),
+        "lesion": lesion_graph(LESION_RANGE_HU),
+        "crf": crf_graph(),
+    }
+    runtime = Runtime(threads=1)
+    return Cascade(load_networks(write_models(tmp_path_factory.mktemp("one-sided"), **graphs), runtime), runtime)
+
+
+@pytest.mark.parametrize("stored", ["LPS", "RAS", "SAL"])
+def test_in_a_scan_with_left_and_right_swapped_more_liver_is_found_in_the_mirror(one_sided, phantom, stored):
     liver_ml = np.count_nonzero(phantom.truth.liver) * phantom.volume.geometry.voxel_volume_ml
-    for codes in ("LPS", "RAS", "SAL"):
-        assert cascade.mirrored_ml(phantom.volume.reoriented(codes)) == pytest.approx(liver_ml, rel=0.1)
+    swapped, _ = flipped(phantom, (0,))
+    assert one_sided.mirrored_ml(phantom.volume.reoriented(stored)) < 0.3 * liver_ml
+    assert one_sided.mirrored_ml(swapped.reoriented(stored)) > 0.7 * liver_ml
+
+
+def test_of_a_swapped_scan_whose_liver_is_hardly_found_it_is_said_that_it_is_swapped(one_sided, phantom, tmp_path):
+    swapped, _ = flipped(phantom, (0,))
+    report = run(request_of(tmp_path, swapped), one_sided)
+    assert "liver_on_left" in [finding.code for finding in report.quality.findings]
