@@ -42,7 +42,7 @@ from app.quality import MEND, check_scan, once
 
 ROOT = Path(__file__).resolve().parents[1]
 #: Phantoms, and how many of them are also changed and spoiled: the first ones.
-PHANTOMS, PHANTOMS_WITH_FAULTS = 8, 2
+PHANTOMS, PHANTOMS_WITH_FAULTS = 6, 2
 
 
 def main() -> None:
