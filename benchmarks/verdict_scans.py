@@ -50,7 +50,8 @@ def phantoms(count: int) -> Iterator[Scan]:
 
     for seed in range(count):
         made = abdomen(100 + seed, (160, 160, 60), (2.4, 2.4, 3.5), randomise=seed > 0)
-        yield Scan(f"phantom{seed}", f"phantom{seed}", made.volume, made.truth, synthetic=True)
+        name, truly = f"phantom{seed}", _cut_off(made.truth)
+        yield Scan(name, name, made.volume, made.truth, synthetic=True, truly=truly)
 
 
 def natives(data: Path) -> Iterator[tuple[str, Volume]]:
@@ -129,12 +130,16 @@ def _prepared(name: str, patient: str, volume: Volume, liver: Segmentation, thic
     voxels = _averaged(upright.voxels, (2, 2, thick))
     i, j, k = geometry.shape
     labels = np.asfortranarray(liver.reoriented("LPS").labels[::2, ::2, thick // 2 :: thick][:i, :j, :k])
-    areas = (labels > 0).sum(axis=(0, 1))
-    cut = max(areas[0], areas[-1]) > _CUT_OFF_SHARE * areas.max()
-    truly = frozenset({"liver_cut_off"} if cut else ())
     clipped = int(upright.voxels.min()) > -500
     reference = Segmentation(labels, geometry)
+    truly = _cut_off(reference)
     return Scan(name, patient, Volume(voxels, geometry), reference, whole=whole, clipped=clipped, truly=truly)
+
+
+def _cut_off(reference: Segmentation) -> frozenset[str]:
+    """That it is, if the reference says so."""
+    areas = reference.liver.sum(axis=(0, 1))
+    return frozenset({"liver_cut_off"} if max(areas[0], areas[-1]) > _CUT_OFF_SHARE * areas.max() else ())
 
 
 def _averaged(voxels: npt.NDArray[np.int16], by: tuple[int, int, int]) -> npt.NDArray[np.int16]:

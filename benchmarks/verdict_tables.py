@@ -19,6 +19,7 @@ LEAST_NAMED = 0.9
 LEAST_NAMED_OF = {
     "MR-like, normalised": 0.5,  # somebody scaled it to the range of a CT
     "head and foot swapped": 0.8,  # a scan without lungs does not show it
+    "left and right swapped in slices": 0.5,  # of a few slices, stacked
 }
 
 
