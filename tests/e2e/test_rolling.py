@@ -72,7 +72,8 @@ def test_a_rolling_restart_of_apis_and_workers_drops_nothing(yard: Yard):
         return lambda: yard.start("slow_serve.py", HEPASEG_PORT=str(port))
 
     def work() -> subprocess.Popen[bytes]:
-        return yard.start("slow_worker.py", pause_s=0.05)
+        # Slower than the senders: whoever is stopped shall be at work.
+        return yard.start("slow_worker.py", pause_s=0.12)
 
     starts = [serve(ports[0]), serve(ports[1]), work, work]
     running = [start() for start in starts]
