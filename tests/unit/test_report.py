@@ -257,7 +257,7 @@ def test_a_report_has_exactly_the_fields_that_clients_read(phantom):
     report = json.loads(a_report(phantom).model_dump_json())
     assert set(report) == {
         "scan", "models", "liver", "lesions", "lesion_count", "lesion_volume_ml", "lesion_burden", "lesions_split",
-        "agreement",
+        "agreement", "follow_up",
         "quality", "timings_s",
     }  # fmt: skip
     assert set(report["scan"]) == {"sha256", "shape", "spacing_mm", "orientation"}
