@@ -25,7 +25,7 @@ from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_scan
 from app.imaging.volume import Segmentation
 from app.preview import write_preview
-from app.quality import Finding, check_mirrored, check_scan, check_segmentation, explained, once, require
+from app.quality import Finding, Sample, check_mirrored, check_scan, check_segmentation, explained, once, require
 from app.report import Measurements, ModelReport, Report, ScanReport, Timings, lesion_instances, measure
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     reference = None if request.reference is None else read_labels(request.reference, scan.volume.geometry)
     prior = _read_prior(request)
     clock.enter("quality")
-    before = check_scan(scan.volume)
+    sample = Sample.of(scan.volume)
+    before = check_scan(scan.volume, sample)
     require(before)
     try:
         segmentation = replace(cascade.segment(scan.volume, clock.within), split_lesions=request.split_lesions)
@@ -94,7 +95,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     agreement = None if reference is None else agree(segmentation, reference)
     compared = None if prior is None else follow_up(segmentation, prior, lambda share: clock.within("measure", share))
     mirrored = _in_the_mirror(scan, cascade, measured.liver.volume_ml)
-    after = (*check_segmentation(scan.volume, segmentation), *mirrored)
+    after = (*check_segmentation(scan.volume, segmentation, sample), *mirrored)
     clock.enter("write")
     _clear(request)
     report = Report(

@@ -32,9 +32,10 @@ sys.path.insert(0, str(ROOT))
 
 from app.inference.manifest import load_networks
 from app.inference.network import Network, Runtime
-from training.datasets import Case, Pair, listed
+from training.datasets import Pair
+from training.evaluate import split_items
 from training.judge import Overlap, stated
-from training.split import kept_out, patient_group
+from training.split import patient_group
 
 SIGNS = ("its own probabilities", "moved, brightened, noisier")
 #: Of a whole volume so many slices with liver, evenly spread.
@@ -81,11 +82,8 @@ def _disturbed(hounsfield: npt.NDArray[np.int16], liver: Network) -> Iterator[np
 
 def measured(data: Path, liver: Network) -> dict[bool, Array]:
     """A row for every patient with liver: of those kept out under True, of those trained on under False."""
-    items: list[Pair | Case] = []
-    for found in listed(data):
-        items += [found] if isinstance(found, Pair) else found.read()
     patients: dict[bool, dict[str, Patient]] = {True: defaultdict(Patient), False: defaultdict(Patient)}
-    for item, kept in zip(items, kept_out(list(items)), strict=True):
+    for item, kept in split_items(data):
         for case in item.read() if isinstance(item, Pair) else [item]:
             true = case.labels_kji >= 1
             at = np.flatnonzero(true.any(axis=(1, 2)))

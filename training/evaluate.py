@@ -28,18 +28,24 @@ SCORED_PHANTOMS = (1, 2, 3)
 WHOLE = ("lits", "pairs")
 
 
+def split_items(data: Path) -> list[tuple[Pair | Case, bool]]:
+    """All that lies under `data`, scans not read yet, and whether its patient is kept out of every training."""
+    items: list[Pair | Case] = []
+    for found in listed(data):
+        items += [found] if isinstance(found, Pair) else found.read()
+    known: list[Belongs] = list(items)
+    return list(zip(items, kept_out(known), strict=True))
+
+
 def kept_out_cases(data: Path) -> Iterator[Case]:
     """The cases of patients that no training saw, negatives included; whole volumes are read one at a time.
 
     Raises DataError if nobody is kept out.
     """
-    items: list[Pair | Case] = []
-    for found in listed(data):
-        items += [found] if isinstance(found, Pair) else found.read()
-    known: list[Belongs] = list(items)
-    chosen = [item for item, kept in zip(items, kept_out(known), strict=True) if kept]
+    items = split_items(data)
+    chosen = [item for item, kept in items if kept]
     if not any(item.source != "negative" for item in chosen):
-        patients = len({patient_group(item.patient) for item in items})
+        patients = len({patient_group(item.patient) for item, _ in items})
         raise DataError(f"of the {patients} patients under {data} none with liver is kept out: two or more are needed")
     for item in chosen:
         yield from item.read() if isinstance(item, Pair) else [item]

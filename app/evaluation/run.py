@@ -33,7 +33,8 @@ def evaluate(cases: Sequence[Case], output: Path, settings: Settings, *, segment
     """
     console = Console(stderr=True)
     try:
-        scorer = Scorer(output, settings, _cascade(settings) if segments else None)
+        made = (_cascade(settings), settings.signer()) if segments else (None, None)
+        scorer = Scorer(output, settings, *made)
         scores = [_scored(scorer, case, f"[{n}/{len(cases)}]", console) for n, case in enumerate(cases, start=1)]
         summary = summarise(scores)
         texts = (

@@ -24,6 +24,8 @@ from app.preview import write_differences
 from app.sheet import write_sheet
 
 if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
     from app.inference.cascade import Cascade
     from app.settings import Settings
 
@@ -51,11 +53,12 @@ class Score(BaseModel):
 
 @dataclass(frozen=True)
 class Scorer:
-    """What all cases share. cascade: None if the labels were made before."""
+    """What all cases share. cascade: None if the labels were made before. signer: of the receipts, if there is one."""
 
     folder: Path
     settings: Settings
     cascade: Cascade | None
+    signer: Ed25519PrivateKey | None
 
     def known(self, case: Case) -> Score | None:
         """The score of a run before, of the same files, networks and settings; None if there is none, or it failed."""
@@ -113,7 +116,7 @@ class Scorer:
             folder,
             settings.limits(),
             split_lesions=settings.split_lesions,
-            signing_key=settings.signer(),
+            signing_key=self.signer,
         )
         report = run(request, witness)
         write_sheet(folder)

@@ -27,6 +27,7 @@ __all__ = [
     "MEND",
     "Finding",
     "Quality",
+    "Sample",
     "Severity",
     "Verdict",
     "check_header",
@@ -44,9 +45,12 @@ def check_header(geometry: Geometry, lowest_hu: float) -> Quality:
     return Quality(findings=(*check_grid(geometry), *check_lowest(lowest_hu)))
 
 
-def check_scan(volume: Volume) -> Quality:
-    """Look at grid, grey values, patient and slices before anything is computed."""
-    sample = Sample.of(volume)
+def check_scan(volume: Volume, sample: Sample | None = None) -> Quality:
+    """Look at grid, grey values, patient and slices before anything is computed.
+
+    sample: of the volume, where the caller has it for `check_segmentation` too.
+    """
+    sample = sample or Sample.of(volume)
     before = Quality(findings=(*check_grey_values(volume, sample), *check_grid(volume.geometry)))
     if before.verdict == "refuse":
         return before

@@ -34,12 +34,15 @@ METAL_ABOVE_HU, MOST_METAL_ML = 2500, 1.0
 _LUNGS_BELOW, _LEAST_LUNG_ML = 0.7, 200.0
 
 
-def check_segmentation(volume: Volume, segmentation: Segmentation) -> tuple[Finding, ...]:
-    """Warn where liver and lesions are not what they are in patients. No liver, no finding."""
+def check_segmentation(volume: Volume, segmentation: Segmentation, sample: Sample | None = None) -> tuple[Finding, ...]:
+    """Warn where liver and lesions are not what they are in patients. No liver, no finding.
+
+    sample: of the volume, where `check_scan` has looked at it.
+    """
     box = segmentation.box
     if box is None:
         return ()
-    sample = Sample.of(volume)
+    sample = sample or Sample.of(volume)
     liver = sample.of_labels(segmentation) >= Label.LIVER
     return (
         *_amounts(segmentation, box),

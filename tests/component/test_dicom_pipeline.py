@@ -17,19 +17,9 @@ from app.dicom.structures import StructureFile
 from app.errors import InputError, NoLiver
 from app.imaging.nifti import write_volume
 from app.imaging.volume import Volume
-from app.inference.cascade import Cascade
-from app.inference.manifest import load_networks
-from app.inference.network import Runtime
 from app.pipeline import FILES, SERIES_FILES, Request, run
-from tests.analytic_networks import phantom_models
 from tests.dicom_files import MARKED_WORDS, MARKS, change, compressed, enhanced_of, series_of, zipped
 from training.phantom import Phantom, abdomen
-
-
-@pytest.fixture(scope="module")
-def cascade(tmp_path_factory: pytest.TempPathFactory) -> Cascade:
-    runtime = Runtime(threads=1)
-    return Cascade(load_networks(phantom_models(tmp_path_factory.mktemp("models")), runtime), runtime)
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,8 @@ from app.errors import Canceled, InvalidReference, NoLiver, NotCT
 from app.imaging.nifti import write_labels, write_volume
 from app.imaging.volume import Segmentation, Volume
 from app.inference.cascade import Cascade
-from app.inference.manifest import load_networks
-from app.inference.network import Runtime
 from app.pipeline import FILES, STAGES, Request, run
 from app.report import Report
-from tests.analytic_networks import phantom_models
 from training.phantom import Phantom, abdomen
 
 ORIENTATIONS = [
@@ -24,12 +21,6 @@ ORIENTATIONS = [
     for axes in itertools.permutations(("RL", "AP", "SI"))
     for signs in itertools.product((0, 1), repeat=3)
 ]
-
-
-@pytest.fixture(scope="module")
-def cascade(tmp_path_factory: pytest.TempPathFactory) -> Cascade:
-    runtime = Runtime(threads=1)
-    return Cascade(load_networks(phantom_models(tmp_path_factory.mktemp("models")), runtime), runtime)
 
 
 @pytest.fixture(scope="module")

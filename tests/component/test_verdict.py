@@ -13,7 +13,7 @@ from app.inference.cascade import Cascade
 from app.inference.manifest import load_networks
 from app.inference.network import Runtime
 from app.pipeline import Request, run
-from tests.analytic_networks import crf_graph, lesion_graph, liver_graph, phantom_models, write_models
+from tests.analytic_networks import crf_graph, lesion_graph, liver_graph, write_models
 from training.phantom import LESION_RANGE_HU, LIVER_RANGE_HU, Phantom, abdomen
 
 #: What makes the verdict "warn", and the codes that must be among those named.
@@ -22,12 +22,6 @@ ODD = {
     "left and right swapped": ((0,), {"liver_on_left"}),
     "front and back swapped": ((1,), {"front_back_swapped"}),
 }
-
-
-@pytest.fixture(scope="module")
-def cascade(tmp_path_factory: pytest.TempPathFactory) -> Cascade:
-    runtime = Runtime(threads=1)
-    return Cascade(load_networks(phantom_models(tmp_path_factory.mktemp("models")), runtime), runtime)
 
 
 @pytest.fixture(scope="module")
