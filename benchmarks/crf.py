@@ -20,7 +20,6 @@ import hashlib
 import itertools
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from typing import Any
 import numpy as np
 from crf_page import exactness_line, missed, plot, report, speed_line
 from kept import Kept, NotFinished
+from memory import peak_gb
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -159,8 +159,8 @@ def child(method: str, folder: Path, kernel: str, repeats: int) -> Row:
         seconds.append(time.perf_counter() - start)
         cpu.append(time.process_time() - start_cpu)
     load = os.getloadavg()[0]
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
-    return {"s": statistics.median(seconds), "cpu_s": statistics.median(cpu), "gb": peak, "runs": repeats, "load": load}
+    middle = {"s": statistics.median(seconds), "cpu_s": statistics.median(cpu)}
+    return middle | {"gb": peak_gb(), "runs": repeats, "load": load}
 
 
 def measured(method: str, scene_of: tuple[Array, Array], kernel: str, repeats: int) -> Row:

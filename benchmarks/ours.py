@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import resource
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import time
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+
+from memory import peak_gb
 
 Row = dict[str, float]
 
@@ -58,12 +59,12 @@ def through_the_service(scan: Path) -> Row:
             job = httpx.get(f"{url}{job['links']['self']}").json()
         if job["status"] != "succeeded":
             raise SystemExit(f"the service did not segment the scan: {job['error']}")
-        peak_gb = _peak_gb(worker)
+        peak = peak_gb(worker)
     return {
         "total": _apart_s(job["created_at"], job["completed_at"]),
         "pipeline": job["report"]["timings_s"]["total"],
         "upload_mb_s": scan.stat().st_size / 1e6 / upload_s,
-        "peak_gb": peak_gb,
+        "peak_gb": peak,
     }
 
 
@@ -98,12 +99,6 @@ def _descends(pid: int, rows: list[tuple[int, int, str]]) -> bool:
     return pid == os.getpid()
 
 
-def _peak_gb(pid: int) -> float:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    assert found is not None
-    return int(found[1]) / 1e6
-
-
 def as_json(row: dict[str, Any]) -> str:
     """One line for the parent process, with the peak of this one where no other was measured."""
-    return json.dumps({"peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6} | row)
+    return json.dumps({"peak_gb": peak_gb()} | row)
