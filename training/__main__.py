@@ -26,7 +26,7 @@ from training.packs import Pack
 from training.provenance import as_trained, counted, in_words, steps_in_words
 from training.recipes import Recipe
 from training.split import DataError
-from training.validation import best_threshold, typical, watcher
+from training.validation import best_threshold, best_thresholds, typical, watcher
 
 #: Seed of the first phantom that is trained on; those that are scored on are others.
 FIRST_PHANTOM = 1000
@@ -75,14 +75,20 @@ def _run_folder(recipe: Recipe, options: argparse.Namespace) -> Path:
     return folder
 
 
-def _threshold(recipe: Recipe, checkpoint: Path, learnt: Pack) -> float:
-    """What suits the real scans that were trained on best."""
+def _thresholds(recipe: Recipe, options: argparse.Namespace, learnt: Pack) -> tuple[float, float | None]:
+    """Threshold, and of lesions that of the peak: what suits the real scans that were trained on best."""
+    if options.threshold:
+        return options.threshold, options.peak
     labelled = [entry.lesions_labelled or recipe.task == "liver" for entry in learnt.entries]
     real = [entry.source != "phantom" for entry in learnt.entries]
     chosen = learnt.chosen([a and b for a, b in zip(labelled, real, strict=True)])
-    threshold = best_threshold(averaged(recipe, checkpoint), chosen, recipe)
-    _say(f"threshold {threshold}, by Dice on the patients trained on")
-    return threshold
+    network = averaged(recipe, _run_folder(recipe, options) / NAME)
+    if recipe.task == "liver":
+        found: tuple[float, float | None] = (best_threshold(network, chosen, recipe), None)
+    else:
+        found = best_thresholds(network, chosen, recipe)
+    _say(f"threshold {found[0]}, of the peak {found[1]}, by Dice on the patients trained on")
+    return found
 
 
 def export_network(recipe: Recipe, options: argparse.Namespace) -> None:
@@ -100,9 +106,11 @@ def export_network(recipe: Recipe, options: argparse.Namespace) -> None:
     recipe = as_trained(recipe, origins)
     learnt = crossvalidation.training_side(packs.read_packs(options.cache, recipe.task))
     data = origins[-1].data if origins else counted(learnt)
+    threshold, peak_threshold = _thresholds(recipe, options, learnt)
     text = CardText(
         version=options.version,
-        threshold=options.threshold or _threshold(recipe, path, learnt),
+        threshold=threshold,
+        peak_threshold=peak_threshold,
         trained_on=f"{in_words(data)}; {steps_in_words(step, origins)}",
         trained_with=with_liver,
         training={"step": step, "steps": steps_in_words(step, origins), "data": data},

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from app.errors import NoLiver
 from app.imaging.region import bounding_box, largest_component
+from app.inference.cascade import marked
 from app.inference.crf import refine
 from app.inference.manifest import Networks, load_networks
 from app.inference.network import Hounsfield, Network, Probability, Runtime
@@ -92,9 +93,10 @@ def dice_of(region: Region, stage: Stage, network: Network | None, networks: Net
     probability = region.probability[stage]
     if network is not None:
         probability = refine(probability, region.hounsfield, region.spacing_mm, network)
-    found = probability >= _threshold(networks.liver if stage == "liver" else networks.lesion)
-    if stage == "lesion":
-        found &= region.probability["liver"] >= _threshold(networks.liver)
+    if stage == "liver":
+        found = probability >= _threshold(networks.liver)
+    else:
+        found = marked(probability, region.probability["liver"] >= _threshold(networks.liver), networks.lesion.card)
     true = region.labels >= (1 if stage == "liver" else 2)
     total = int(found.sum()) + int(true.sum())
     return 2 * int((found & true).sum()) / total if total else 1.0

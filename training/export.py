@@ -48,6 +48,7 @@ class CardText:
     version: str
     threshold: float
     trained_on: str
+    peak_threshold: float | None = None
     trained_with: str = ""
     metrics: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
@@ -228,6 +229,7 @@ def card_of(recipe: Recipe, text: CardText) -> dict[str, str]:
         "version": text.version,
         "task": recipe.task,
         "threshold": repr(text.threshold),
+        "peak_threshold": "" if text.peak_threshold is None else repr(text.peak_threshold),
         "roi_margin_mm": repr(recipe.roi_margin_mm) if lesion else "",
         "labels": "lesion" if lesion else "liver, lesions included",
         "preprocessing": preprocessing_text(recipe),

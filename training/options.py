@@ -64,6 +64,7 @@ def _training_options(group: argparse._ArgumentGroup) -> None:
 def _export_options(group: argparse._ArgumentGroup) -> None:
     group.add_argument("--version", default="0.1.0", help="of the exported file")
     group.add_argument("--threshold", type=float, help="without it, what suits the patients trained on best")
+    group.add_argument("--peak", type=float, help="for a lesion network with --threshold: see peak_threshold in docs")
     group.add_argument("--licence", help="of the exported file, if other data than LiTS decide it")
     group.add_argument("--beside", type=Path, metavar="DIR", help="a second folder of models for the same tables")
 

@@ -5,10 +5,15 @@ What is shipped is scored by evaluate.py.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
+import numpy.typing as npt
 import torch
+from scipy import ndimage
 from torch import Tensor, nn
 
+from app.imaging.region import touching_components
 from training.loop import Watch, build
 from training.networks import MixedUNet, channels_last
 from training.packs import Pack
@@ -16,8 +21,9 @@ from training.preprocessing import resized
 from training.recipes import Recipe
 
 BATCH = 16
-#: What `best_threshold` tries.
+#: What `best_threshold` tries, and `best_thresholds` besides for the peak.
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+PEAKS = (*THRESHOLDS, 0.92, 0.94, 0.96, 0.98)
 #: Of a slice: its patient, pixels shared, pixels found, pixels true.
 Overlap = tuple[str, int, int, int]
 
@@ -87,6 +93,40 @@ def best_threshold(network: MixedUNet, pack: Pack, recipe: Recipe) -> float:
         for threshold, rows in overlaps_at(network, pack, recipe, THRESHOLDS).items()
     }
     return max(means, key=lambda threshold: means[threshold])
+
+
+def best_thresholds(network: MixedUNet, pack: Pack, recipe: Recipe) -> tuple[float, float]:
+    """Threshold and peak threshold of lesions with the best mean Dice per patient, marks told apart in whole scans."""
+    rows: dict[tuple[float, float], list[Overlap]] = {}
+    for patient, probability, true in _scans(network, pack, recipe):
+        for threshold in THRESHOLDS:
+            marks = touching_components(probability >= threshold)
+            size, shared = np.bincount(marks.ravel()), np.bincount(marks[true], minlength=int(marks.max()) + 1)
+            highest = ndimage.maximum(probability, marks, np.arange(len(size)))
+            for peak in (peak for peak in PEAKS if peak >= threshold):
+                kept = np.flatnonzero(highest[1:] >= peak) + 1
+                overlap = (patient, int(shared[kept].sum()), int(size[kept].sum()), int(true.sum()))
+                rows.setdefault((threshold, peak), []).append(overlap)
+    means = {both: float(np.mean(list(dice_per_patient(of).values()))) for both, of in rows.items()}
+    return max(means, key=lambda both: means[both])
+
+
+def _scans(
+    network: MixedUNet, pack: Pack, recipe: Recipe
+) -> Iterator[tuple[str, npt.NDArray[np.float32], npt.NDArray[np.bool_]]]:
+    """Of each case its patient, and its slices: the probability of lesion and where there is one, (K, H, W)."""
+    network = channels_last(network).eval()
+    for case in dict.fromkeys(entry.case for entry in pack.entries):
+        own = pack.chosen([entry.case == case for entry in pack.entries])
+        labels = torch.from_numpy(own.labels[:])
+        parts = [
+            probabilities(
+                network, torch.from_numpy(own.hounsfield[at : at + BATCH].astype(np.float32)),
+                labels[at : at + BATCH] >= 1, recipe,
+            )
+            for at in range(0, len(own.entries), BATCH)
+        ]  # fmt: skip
+        yield own.entries[0].patient, torch.cat(parts).numpy(), (labels == 2).numpy()
 
 
 def dice_per_patient(rows: list[Overlap]) -> dict[str, float]:

@@ -15,7 +15,8 @@ from app.imaging.region import Box
 class Evidence:
     """The probability of lesion that a segmentation was made of, on a part of its grid.
 
-    probability: float32, 0 to 1, after refinement, on `box`. A voxel of the liver is lesion from `threshold` on.
+    probability: float32, 0 to 1, after refinement, on `box`. A voxel of the liver can be lesion from `threshold`
+    on; a network may ask for more somewhere in a lesion before it is one.
     Raises ValueError if the probability does not fill the box.
     """
 

@@ -88,6 +88,19 @@ def touching_components(mask: Mask) -> npt.NDArray[np.unsignedinteger]:
     return components[1:-1, 1:-1, 1:-1]
 
 
+def components_with(mask: Mask, seeds: Mask) -> Mask:
+    """The 26-connected parts of the mask that hold a voxel of the seeds: hysteresis (Canny 1986)."""
+    kept = np.zeros_like(mask)
+    if (mask & seeds).any():
+        start, stop = _extent(mask)
+        inner = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+        components = touching_components(mask[inner])
+        chosen = np.zeros(int(components.max()) + 1, np.bool_)
+        chosen[components[mask[inner] & seeds[inner]]] = True
+        kept[inner] = chosen[components]
+    return kept
+
+
 def largest_component(mask: Mask) -> Mask:
     """The largest 6-connected part of the mask; of an empty mask, an empty one.
 

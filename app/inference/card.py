@@ -52,7 +52,8 @@ class ContextParameters(BaseModel):
 class ModelCard(BaseModel):
     """What a network says about itself; strings in the file, where an empty one means "not applicable".
 
-    threshold: a voxel belongs if its probability is at least this. roi_margin_mm: around the liver, for the
+    threshold: a voxel belongs if its probability is at least this. peak_threshold: a lesion counts if somewhere in it
+    the probability is at least this; without one the threshold is enough. roi_margin_mm: around the liver, for the
     region that a lesion network is shown. trained_with: sha256 of the liver network that a lesion network was
     trained behind. int8_of: of an 8-bit form, sha256 of the network that it is a form of.
     """
@@ -75,6 +76,7 @@ class ModelCard(BaseModel):
     intended_use: str
     parameters: JsonObject = Field(default_factory=dict)
     int8_of: Annotated[Sha256 | None, BeforeValidator(_empty_is_none)] = None
+    peak_threshold: Annotated[float | None, BeforeValidator(_empty_is_none)] = Field(default=None, gt=0, lt=1)
 
     @model_validator(mode="after")
     def _complete_for_its_task(self) -> Self:
@@ -82,6 +84,8 @@ class ModelCard(BaseModel):
         missing = [name for name in needed[self.task] if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.task} network must state {', '.join(missing)}")
+        if self.peak_threshold is not None and (self.threshold is None or self.peak_threshold < self.threshold):
+            raise ValueError("peak_threshold must be at least the threshold")
         if self.task == "crf":
             CrfParameters.model_validate(self.parameters)
         return self

@@ -10,12 +10,12 @@ import numpy as np
 
 from app.errors import NoLiver
 from app.imaging.evidence import Evidence
-from app.imaging.region import Box, bounding_box, largest_component
+from app.imaging.region import Box, bounding_box, components_with, largest_component
 from app.imaging.volume import Geometry, Label, Mask, Segmentation, Volume
 from app.inference.crf import refine
 from app.inference.field import EVERYWHERE, Field
 from app.inference.manifest import Networks
-from app.inference.network import CrfParameters, Hounsfield, Probability, Runtime
+from app.inference.network import CrfParameters, Hounsfield, ModelCard, Probability, Runtime
 from app.inference.search import Search
 
 #: What is smaller is not reported as a liver: a newborn's is about 100 ml, and what a network paints by
@@ -63,7 +63,8 @@ class Cascade:
             Box(region.start[::-1], region.stop[::-1]),
             _stated(self.networks.lesion.card.threshold),
         )
-        return _labelled(liver, evidence, upright.geometry, volume.geometry)
+        lesions = marked(refined["lesion"], liver, self.networks.lesion.card)
+        return _labelled(liver, lesions, evidence, upright.geometry, volume.geometry)
 
     def mirrored_ml(self, volume: Volume) -> float:
         """How much liver there would be if left and right were swapped, by the slices that are looked at first.
@@ -111,13 +112,22 @@ class Cascade:
         return refined
 
 
-def _labelled(liver_kji: Mask, evidence: Evidence, upright: Geometry, geometry: Geometry) -> Segmentation:
-    """What is liver within the evidence's box (K, J, I), and which of it is lesion, on the grid that came in."""
+def marked(probability: Probability, liver: Mask, card: ModelCard) -> Mask:
+    """Which voxels of the liver are lesion: those that reach the threshold of the lesion network's card, and hang
+    together (26-connected) with one that reaches its peak threshold, if it has one.
+    """
+    mask: Mask = (probability >= _stated(card.threshold)) & liver
+    return mask if card.peak_threshold is None else components_with(mask, probability >= card.peak_threshold)
+
+
+def _labelled(
+    liver_kji: Mask, lesions_kji: Mask, evidence: Evidence, upright: Geometry, geometry: Geometry
+) -> Segmentation:
+    """Liver and lesions within the evidence's box (K, J, I), on the grid that came in."""
     labels = np.zeros(upright.shape, np.uint8, order="F")
     # in the order of memory, ten times faster than across it
     inside = liver_kji.view(np.uint8) * np.uint8(Label.LIVER)
-    probability_kji = evidence.probability.T
-    inside[(probability_kji >= evidence.threshold) & liver_kji] = Label.LESION
+    inside[lesions_kji] = Label.LESION
     labels.T[evidence.box.slices[::-1]] = inside
     turned = Segmentation(labels, upright, evidence).reoriented(geometry.axis_codes)
     # there and back rounds the affine in its last digits: the labels get the very grid that came in

@@ -23,6 +23,7 @@ from tests.analytic_networks import (
     neighbour_graph,
     phantom_models,
     ruler_graph,
+    with_card,
     write_models,
 )
 
@@ -177,6 +178,18 @@ def test_the_thresholds_are_those_of_the_cards(tmp_path):
     front = scan.liver & ~scan.doubtful
     front[:, 20:] = False  # the doubtful slab parts the liver: its larger piece stays
     assert np.array_equal(found.labels, np.where(front, scan.labels, 0))
+
+
+def test_a_lesion_that_nowhere_reaches_the_peak_threshold_is_none_and_one_that_does_keeps_its_doubtful_rim(tmp_path):
+    scan = blocks()
+    hounsfield = scan.volume.voxels.copy(order="F")
+    hounsfield[28:30, 14:17, 6:9] = DOUBTFUL_LESION_HU  # beside a sure one
+    strict = with_card(LESION, peak_threshold="0.9")
+    found = segment(Volume(hounsfield, scan.volume.geometry), tmp_path, lesion=strict)
+    expected = scan.labels
+    expected[28:30, 14:17, 6:9] = 2
+    expected[16:20, 22:25, 9:11] = 1  # doubtful, and alone
+    assert np.array_equal(found.labels, expected)
 
 
 @pytest.mark.parametrize("refined", [("liver", "lesion"), ("lesion",), ()])

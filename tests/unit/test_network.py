@@ -68,6 +68,8 @@ def test_a_card_without_one_of_its_fields_is_refused(missing):
         (LIVER, "liver", {"threshold": ""}),
         (LIVER, "liver", {"threshold": "1.5"}),
         (LIVER, "liver", {"threshold": "nan"}),
+        (LESION, "lesion", {"peak_threshold": "0.3"}),  # below its threshold
+        (LESION, "lesion", {"peak_threshold": "1"}),
         (LIVER, "liver", {"version": "one"}),
         (LIVER, "liver", {"metrics": "[1]"}),
         (LIVER, "liver", {"metrics": "{"}),

@@ -8,7 +8,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from app.imaging.region import MARGIN_TOLERANCE_VOXELS, Box, bounding_box, largest_component
+from app.imaging.region import MARGIN_TOLERANCE_VOXELS, Box, bounding_box, components_with, largest_component
 
 
 def random_mask(seed: int, shape: tuple[int, int, int] = (9, 11, 7), density: float = 0.35) -> np.ndarray:
@@ -25,6 +25,15 @@ def test_the_largest_component_is_the_one_that_flood_filling_finds(seed, density
     assert found.sum() == (sizes.max() if count else 0)
     if count:
         assert any(np.array_equal(found, labels == part + 1) for part in np.flatnonzero(sizes == sizes.max()))
+
+
+@given(st.integers(0, 10_000), st.floats(0.05, 0.4), st.floats(0.0, 0.1))
+@settings(deadline=None, max_examples=50)
+def test_components_with_a_seed_are_those_that_flood_filling_finds(seed, density, seeds):
+    mask, seeded = random_mask(seed, density=density), random_mask(seed + 1, density=seeds)
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    expected = np.isin(labels, np.setdiff1d(labels[seeded], [0]))
+    assert np.array_equal(components_with(mask, seeded), expected)
 
 
 def test_a_part_that_touches_only_at_an_edge_falls_away():
