@@ -23,6 +23,7 @@ from app.errors import BrokenModel
 from app.imaging.volume import Mask
 from app.inference.card import CONTRACT, ContextParameters, CrfParameters, ModelCard, Sha256, Task
 from app.inference.field import Field, Grown, Growth, Whole, reaches
+from app.inference.resident import Resident
 from app.inference.search import Search
 from app.inference.session import RUNTIME_ERRORS, Runtime, opened, while_asking
 
@@ -150,30 +151,63 @@ class Network:
     ) -> Field:
         """The same probability, to be looked at where it is needed: held on the working grid if the graph shows it.
 
-        search: leaves out the slices, with probability 0, that are far from what is sought.
+        search: leaves out the slices, with probability 0, that are far from what is sought; a GPU, which is fast and
+        wants batches of one size, looks at all.
         """
         if not self._grows or not hounsfield_kji.size:
             return Whole(self.run(hounsfield_kji, liver_kji, slice_mm, on_batch))
         seen = np.ones(len(hounsfield_kji), np.bool_)
         if liver_kji is not None:
             seen = np.atleast_1d(liver_kji.any(axis=(1, 2)))  # elsewhere the probability is zero
-        wanted = [int(k) for k in np.flatnonzero(seen)] or [0]
+        wanted = self._wanted(seen)
         first = self._outputs(
             [name for name, _, _ in GROWN_OUTPUTS], self._feeds(hounsfield_kji, liver_kji, slice_mm, wanted[:1])
         )
         logit_khw = np.zeros((len(hounsfield_kji), *first[0].shape[1:]), np.float32)
+        logits = self._logits(hounsfield_kji, liver_kji, slice_mm)
 
         def compute(slices: Sequence[int]) -> None:
-            feeds = self._feeds(hounsfield_kji, liver_kji, slice_mm, slices)
-            logit_khw[slices] = self._outputs(["logit"], feeds | {GROW: np.array(False)})[0]
+            logit_khw[slices] = logits(slices)
 
-        if search is None:
+        if search is None or self.runtime.device is not None:
             self._each(wanted, compute, on_batch)
         else:
             seen = self._searched(search, logit_khw, compute, on_batch)
         if not np.isfinite(logit_khw).all():
             raise BrokenModel(f"{self.name}: expected finite logits.")
         return Grown(logit_khw, seen, Growth(first[1], first[2]), liver_kji, self.runtime.cores)
+
+    def _wanted(self, seen: Mask) -> list[int]:
+        """The slices to look at, at least one; in batches of one size, these lie side by side if they must."""
+        wanted = [int(k) for k in np.flatnonzero(seen)] or [0]
+        if self.runtime.device is None or self._context_mm is not None:
+            return wanted
+        return list(range(wanted[0], wanted[-1] + 1))
+
+    def _logits(
+        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None, slice_mm: float | None
+    ) -> Callable[[Sequence[int]], Probability]:
+        """What gives the logits of slices; where a GPU computes them, the scan is uploaded here, once."""
+        no_growth = {GROW: np.array(False)}
+        device = self.runtime.device
+        if device is None:
+            return lambda slices: self._outputs(
+                ["logit"], self._feeds(hounsfield_kji, liver_kji, slice_mm, slices) | no_growth
+            )[0]
+        stacks: Feeds = {"hounsfield": hounsfield_kji} | ({} if liver_kji is None else {"liver": liver_kji})
+        size = self.runtime.slices
+        resident = Resident(stacks, device, 0 if self._context_mm is not None else size)
+
+        def logits(slices: Sequence[int]) -> Probability:
+            asked, own = _as_many(slices, size, None if self._context_mm is not None else resident.count)
+            window, others = self._window(len(hounsfield_kji), slice_mm, asked)
+            assert isinstance(window, slice)  # noqa: S101 - see `_wanted`
+            try:
+                return resident.run(self._session, ["logit"], window, others | no_growth)[0][own]
+            except RUNTIME_ERRORS as error:
+                raise BrokenModel(f"{self.name}: the graph does not run: {error}") from error
+
+        return logits
 
     def _searched(
         self, search: Search, logit_khw: Probability, compute: Callable[[Sequence[int]], None], on_batch: OnBatch | None
@@ -197,9 +231,10 @@ class Network:
         feeds = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
 
         def run(options: onnxruntime.RunOptions) -> list[npt.NDArray[Any]]:
-            if self.card.task == "crf" and self.runtime.provider == "cpu":
+            if self.card.task == "crf":
                 # It runs once a scan on a whole region: what it used would otherwise be held for ever.
-                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+                arenas = "cpu:0" if self.runtime.provider == "cpu" else "gpu:0"
+                options.add_run_config_entry("memory.enable_memory_arena_shrinkage", arenas)
             found: list[npt.NDArray[Any]] = self._session.run(list(names), feeds, options)
             return found
 
@@ -229,20 +264,22 @@ class Network:
         self, hounsfield_kji: Hounsfield, liver_kji: Mask | None, slice_mm: float | None, wanted: Sequence[int]
     ) -> Feeds:
         """What the graph takes for the wanted slices, which ascend."""
-        read: slice | list[int] = list(wanted)
-        if wanted[-1] - wanted[0] == len(wanted) - 1:
-            read = slice(wanted[0], wanted[-1] + 1)  # no copy
-        feeds: Feeds = {}
-        if self._context_mm is not None:
-            if slice_mm is None:
-                raise ValueError(f"{self.name} looks at neighbouring slices: how far away are they?")
-            reach = math.ceil(self._context_mm / slice_mm)
-            read = slice(max(0, wanted[0] - reach), min(wanted[-1] + 1 + reach, len(hounsfield_kji)))
-            feeds["spacing_mm"] = np.array([slice_mm, 1, 1], np.float32)
-            feeds["wanted"] = np.array(wanted, np.int64) - read.start
+        read, feeds = self._window(len(hounsfield_kji), slice_mm, wanted)
         if liver_kji is not None:
             feeds["liver"] = liver_kji[read]
         return {"hounsfield": hounsfield_kji[read], **feeds}
+
+    def _window(self, count: int, slice_mm: float | None, wanted: Sequence[int]) -> tuple[slice | list[int], Feeds]:
+        """Which of so many slices the graph reads for the wanted ones, and what it takes besides."""
+        if self._context_mm is None:
+            beside = wanted[-1] - wanted[0] == len(wanted) - 1
+            return (slice(wanted[0], wanted[-1] + 1) if beside else list(wanted)), {}  # a slice is no copy
+        if slice_mm is None:
+            raise ValueError(f"{self.name} looks at neighbouring slices: how far away are they?")
+        reach = math.ceil(self._context_mm / slice_mm)
+        read = slice(max(0, wanted[0] - reach), min(wanted[-1] + 1 + reach, count))
+        spacing_mm = np.array([slice_mm, 1, 1], np.float32)
+        return read, {"spacing_mm": spacing_mm, "wanted": np.array(wanted, np.int64) - read.start}
 
     def _context(self) -> float | None:
         """How far a lesion network looks along the scan; None for one that judges each slice alone."""
@@ -283,6 +320,18 @@ class Network:
             raise BrokenModel(
                 f"{self.name}: the probability lies {apart:.1e} from what its logit, rows and columns give."
             )
+
+
+def _as_many(slices: Sequence[int], size: int, count: int | None) -> tuple[Sequence[int], slice]:
+    """So many slices that hold these, and where these are among them: a GPU runs batches of one size, for with each new
+    one cuDNN searches its algorithms again.
+
+    count: of slices that there are, where they must lie side by side; else the last is asked for again and again.
+    """
+    if count is None:
+        return [*slices, *[slices[-1]] * (size - len(slices))], slice(0, len(slices))
+    first = min(slices[0], count - size)
+    return range(first, first + size), slice(slices[0] - first, slices[0] - first + len(slices))
 
 
 def _card(session: onnxruntime.InferenceSession, name: str) -> ModelCard:

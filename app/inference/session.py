@@ -71,6 +71,11 @@ class Runtime:
         return self.threads or len(os.sched_getaffinity(0))
 
     @property
+    def device(self) -> str | None:
+        """Whose memory a scan is uploaded to once, as ONNX Runtime names it; None for a CPU, which has it already."""
+        return None if self.provider == "cpu" else "cuda"
+
+    @property
     def slices(self) -> int:
         """Slices in one run: on a CPU few, whose activations stay in the cache; a GPU wants many."""
         return self.batch or (4 if self.provider == "cpu" else 16)

@@ -73,6 +73,18 @@ def test_the_phantom_is_segmented(networks, phantom):
     assert dice(found.liver, phantom.truth.liver) > 0.93
 
 
+@pytest.mark.parametrize("batch", [4, 16])
+def test_what_a_gpu_does_with_its_own_memory_changes_no_label(monkeypatch, phantom, batch):
+    # with that of the CPU: no GPU is needed to see batches of one size cut from stacks that were uploaded once
+    runtime = Runtime(threads=1, batch=batch)
+    cascade = Cascade(load_networks(MODELS, runtime), runtime)
+    expected = cascade.segment(phantom.volume, lambda _stage, _fraction: None)
+    monkeypatch.setattr(Runtime, "device", "cpu")
+    found = cascade.segment(phantom.volume, lambda _stage, _fraction: None)
+    assert np.array_equal(found.labels, expected.labels)
+    assert found.lesions.any()
+
+
 @pytest.mark.parametrize("task", ["liver", "lesion"])
 def test_the_size_of_the_batch_does_not_change_a_probability(slices, liver, task):
     inputs = (slices,) if task == "liver" else (slices, liver, SLICE_MM)

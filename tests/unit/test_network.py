@@ -10,7 +10,10 @@ import pytest
 from onnx import TensorProto
 
 from app.errors import BrokenModel, Canceled, NotReady
+from app.inference.field import EVERYWHERE
 from app.inference.network import ModelCard, Network, Runtime
+from app.inference.resident import Resident
+from app.inference.search import Search
 from tests.analytic_networks import (
     CRF_PARAMETERS,
     GraphWriter,
@@ -170,6 +173,47 @@ def test_what_grows_is_what_the_graph_gives_whole(task, batch):
     assert np.abs(field.within((slice(None),) * 3) - whole).max() < 1e-6
     assert np.array_equal(field.at_least(0.4), whole >= 0.4)
     assert fractions == sorted(fractions)
+    assert fractions[-1] == 1.0
+
+
+def noted_windows(monkeypatch) -> list[slice]:
+    windows: list[slice] = []
+    run = Resident.run
+
+    def noted(self, session, outputs, window, *rest):
+        windows.append(window)
+        return run(self, session, outputs, window, *rest)
+
+    monkeypatch.setattr(Resident, "run", noted)
+    return windows
+
+
+@pytest.fixture
+def on_device(monkeypatch):
+    """What a GPU does with its own memory, done with that of the CPU."""
+    return lambda: monkeypatch.setattr(Runtime, "device", "cpu")
+
+
+@pytest.mark.parametrize("task", ["liver", "lesion"])
+@pytest.mark.parametrize("batch", [1, 3, 8, 20])
+def test_a_scan_that_is_uploaded_once_gives_the_same_in_batches_of_one_size(task, batch, on_device, monkeypatch):
+    hounsfield = np.random.default_rng(3).integers(0, 200, (8, 5, 7)).astype(np.int16)
+    inputs = [hounsfield]
+    if task == "lesion":
+        inputs.append(hounsfield > 20)
+        inputs[1][[0, 3, 4]] = False
+    graph = growing_graph(task, (50, 150), roi_margin_mm="10", trained_with="0" * 64)
+    expected = network(graph, task, Runtime(threads=1, batch=batch)).field(*inputs)
+    on_device()
+    windows = noted_windows(monkeypatch)
+    fractions: list[float] = []
+    search = Search(0.4, 2, 1) if task == "liver" else None
+    found = network(graph, task, Runtime(threads=1, batch=batch)).field(
+        *inputs, on_batch=fractions.append, search=search
+    )
+    assert np.array_equal(found.at_least(0.4), expected.at_least(0.4))
+    assert np.array_equal(found.within(EVERYWHERE), expected.within(EVERYWHERE))
+    assert {window.stop - window.start for window in windows} == {batch}
     assert fractions[-1] == 1.0
 
 
