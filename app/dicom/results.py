@@ -1,21 +1,22 @@
-"""A result as DICOM files: built, read back, compared, and only then given a name in the output folder."""
+"""A result as DICOM files: built, read back, compared, and only then given a name in the output folder.
+
+What builds them is imported when a series came in: who segments NIfTI need not wait for it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from app.dicom.rtstruct import build_structures
-from app.dicom.seg import Kind, build_segmentation, encoded
-from app.dicom.segments import MOST_LESIONS, segments_of
-from app.dicom.sr import build_report
-from app.dicom.verification import verify_report, verify_segmentation, verify_structures
 from app.imaging.atomic import written_whole
-from app.imaging.dicom_header import unheard
-from app.imaging.dicom_source import DicomSource
 from app.imaging.volume import Segmentation
 from app.quality import Finding
 from app.report import Report
+
+if TYPE_CHECKING:
+    from app.dicom.seg import Kind
+    from app.imaging.dicom_source import DicomSource
 
 #: What is written beside the other results if a DICOM series came in.
 DICOM_FILES = ("seg.dcm", "sr.dcm")
@@ -42,6 +43,13 @@ def write_dicom(
 
     Raises BrokenResultError, and writes nothing, if what would be written does not say exactly what was found.
     """
+    from app.dicom.rtstruct import build_structures
+    from app.dicom.seg import build_segmentation, encoded
+    from app.dicom.segments import segments_of
+    from app.dicom.sr import build_report
+    from app.dicom.verification import verify_report, verify_segmentation, verify_structures
+    from app.imaging.dicom_header import unheard
+
     segments = segments_of(report)
     with unheard():  # highdicom repeats the patient's name in warnings
         seg = build_segmentation(source, segmentation, segments, form.seg_kind)
@@ -61,6 +69,8 @@ def write_dicom(
 
 def remarks(report_lesions: int) -> tuple[Finding, ...]:
     """What a reader of the DICOM files should know that they cannot say themselves."""
+    from app.dicom.segments import MOST_LESIONS
+
     if report_lesions <= MOST_LESIONS:
         return ()
     detail = f"Of {report_lesions} lesions only the {MOST_LESIONS} largest are in the DICOM results."

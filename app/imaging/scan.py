@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from app.errors import InputError, InvalidReference, InvalidRequest, TooLarge
 from app.imaging.archive import ZIP_MAGICS
-from app.imaging.dicom_series import SeriesLimits, probe_series, read_series
-from app.imaging.dicom_source import DicomSource
 from app.imaging.header import NiftiHeader, Note, read_header, require_extent
 from app.imaging.nifti import read_hounsfield, read_label_values
 from app.imaging.stream import ScanStream, open_stream
 from app.imaging.volume import SAME_GRID_MM, Geometry, Segmentation, Volume
+
+if TYPE_CHECKING:
+    from app.imaging.dicom_series import SeriesLimits
+    from app.imaging.dicom_source import DicomSource
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,8 @@ def probe_scan(path: Path, limits: Limits = DEFAULT_LIMITS, series_uid: str | No
     InvalidRequest or one with code "several_series"; all of them are InputError.
     """
     if _is_zip(path):
+        from app.imaging.dicom_series import probe_series
+
         geometry, notes = probe_series(path, _series_limits(limits), series_uid)
         return ScanHeader(geometry, "int16", -math.inf, notes)
     _require_no_series(series_uid)
@@ -76,6 +81,8 @@ def read_scan(path: Path, limits: Limits = DEFAULT_LIMITS, series_uid: str | Non
     Raises what `probe_scan` raises. Memory stays near two bytes a voxel, whatever the file holds or claims to hold.
     """
     if _is_zip(path):
+        from app.imaging.dicom_series import read_series
+
         series = read_series(path, _series_limits(limits), series_uid)
         return Scan(series.volume, series.notes, series.sha256, series.source)
     _require_no_series(series_uid)
@@ -123,6 +130,8 @@ def _is_zip(path: Path) -> bool:
 
 
 def _series_limits(limits: Limits) -> SeriesLimits:
+    from app.imaging.dicom_series import SeriesLimits
+
     return SeriesLimits(limits.max_voxels, limits.max_bytes)
 
 
