@@ -32,6 +32,8 @@ MAX_FRACTION_ABOVE = 0.01
 
 _LABEL_INTENT = 1002
 _LONGEST_NIFTI1_AXIS = 32767
+#: Further away a qform is left out.
+_SAME_QFORM_MM = 0.01
 _GRID_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
     "srow_x", "srow_y", "srow_z", "xyzt_units",
@@ -144,12 +146,17 @@ def _judged(tally: _Tally, voxel_count: int) -> Iterator[Note]:
 
 
 def _new_header(geometry: Geometry, dtype: np.dtype[Any]) -> np.void:
-    """A header whose sform and qform are the affine, in the scanner's coordinates."""
+    """A header whose sform is the affine, in the scanner's coordinates, and whose qform is too where it can be.
+
+    Its three 32-bit numbers know a turn by almost 180 degrees only to a few hundredths of one.
+    """
     long = max(geometry.shape) > _LONGEST_NIFTI1_AXIS
     header = nib.Nifti2Header() if long else nib.Nifti1Header()
     header.set_data_shape(geometry.shape)
     header.set_data_dtype(dtype)
     header.set_qform(geometry.affine, code="scanner")
+    if geometry.apart_mm(Geometry(geometry.shape, header.get_qform())) > _SAME_QFORM_MM:
+        header.set_qform(None)
     header.set_sform(geometry.affine, code="scanner")
     header.set_xyzt_units("mm")
     fields = _blank(NIFTI2 if long else NIFTI1, geometry.shape, dtype)

@@ -6,6 +6,7 @@ import struct
 import nibabel as nib
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from app.imaging.nifti import write_labels, write_volume
 from app.imaging.scan import read_labels, read_scan
@@ -97,6 +98,18 @@ def test_a_volume_written_and_read_is_the_same(tmp_path):
     assert again.volume.geometry == volume.geometry
     assert again.notes == ()
     assert np.array_equal(nib.load(tmp_path / "ct.nii.gz").get_fdata(), HOUNSFIELD)
+
+
+@pytest.mark.parametrize("degrees", np.linspace(179.9, 180.1, 21))
+def test_a_grid_turned_by_almost_half_a_circle_is_written_without_a_qform_that_contradicts_it(tmp_path, degrees):
+    # a quaternion leaves out its first number, which then is the root of what rounding left of 1
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_rotvec(np.deg2rad(degrees) * np.array([0.1, 0.7, 0.7071])).as_matrix() * 0.7
+    voxels = np.zeros((300, 300, 4), np.int16)
+    write_volume(tmp_path / "ct.nii.gz", Volume(voxels, Geometry(voxels.shape, turn)))
+    again = read_scan(tmp_path / "ct.nii.gz")
+    assert again.notes == ()
+    np.testing.assert_allclose(again.volume.geometry.affine, turn, atol=1e-6)
 
 
 def test_an_axis_too_long_for_nifti_1_is_written_as_nifti_2(tmp_path):
