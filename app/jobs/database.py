@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlite3
 from contextlib import AbstractContextManager
+from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -58,6 +59,17 @@ def admit_one_at_a_time(connection: Connection) -> None:
     """Have this transaction be the only one that adds jobs, so that what it counts stays true until it ends."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_ADMISSION_LOCK)))
+
+
+def is_shared(engine: Engine) -> bool:
+    """Whether processes on several machines may use it, whose clocks need not agree."""
+    return engine.dialect.name == "postgresql"
+
+
+def time_of(connection: Connection) -> datetime:
+    """What a shared database's own clock says now."""
+    now: datetime = connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
+    return now
 
 
 def migrate(engine: Engine) -> None:

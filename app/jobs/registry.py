@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from pydantic import AwareDatetime, BaseModel, ConfigDict
+from sqlalchemy.engine import Connection
 
 from app.errors import BrokenModel, NotReady, Overloaded
 from app.jobs.database import writing
@@ -58,18 +59,18 @@ class Registry:
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._engine = store.engine
-        self._clock = store.clock
+        self._time = store.common_time
         self._locks = OwnerLocks.of(settings)
         self._memory_bytes = settings.memory_bytes
         self._silent_after = timedelta(seconds=_SILENT_LEASES * settings.lease_s)
 
     def say(self, worker: str, state: WorkerState, detail: str = "", models: Mapping[str, Any] | None = None) -> None:
         """Publish how `worker` is doing; rows of workers long gone are dropped."""
-        now = self._clock()
-        row: dict[str, Any] = {"id": worker, "state": state.value, "detail": detail, "models": models, "seen_at": now}
+        row: dict[str, Any] = {"id": worker, "state": state.value, "detail": detail, "models": models}
         row["memory_bytes"] = self._memory_bytes or room_bytes()
-        stale = sa.and_(workers.c.seen_at < now - timedelta(days=1), workers.c.id != worker)
         with writing(self._engine) as connection:
+            now = row["seen_at"] = self._time(connection)
+            stale = sa.and_(workers.c.seen_at < now - timedelta(days=1), workers.c.id != worker)
             connection.execute(sa.delete(workers).where(sa.or_(workers.c.id == worker, stale)))
             connection.execute(sa.insert(workers).values(row))
 
@@ -85,12 +86,13 @@ class Registry:
     def beat(self, worker: str) -> None:
         """Say that `worker` lives."""
         with writing(self._engine, durable=False) as connection:
-            connection.execute(sa.update(workers).where(workers.c.id == worker).values(seen_at=self._clock()))
+            seen = sa.update(workers).where(workers.c.id == worker).values(seen_at=self._time(connection))
+            connection.execute(seen)
 
     def leave(self, worker: str) -> None:
         """Take a worker that ends in order off the table; its networks stay known."""
-        long_ago = self._clock() - 2 * self._silent_after
         with writing(self._engine) as connection:
+            long_ago = self._time(connection) - 2 * self._silent_after
             connection.execute(sa.update(workers).where(workers.c.id == worker).values(seen_at=long_ago))
 
     def alive(self) -> list[WorkerCard]:
@@ -118,13 +120,15 @@ class Registry:
 
     def models(self) -> dict[str, Any] | None:
         """The cards of the networks that the latest worker holds or held; None before the first was ready."""
-        return next((card.models for card in self._all() if card.models is not None), None)
+        with self._engine.connect() as connection:
+            return next((card.models for card in _all(connection) if card.models is not None), None)
 
     def _lately(self) -> list[WorkerCard]:
-        since = self._clock() - self._silent_after
-        return [card for card in self._all() if card.seen_at >= since]
-
-    def _all(self) -> list[WorkerCard]:
-        query = sa.select(workers).order_by(workers.c.seen_at.desc())
         with self._engine.connect() as connection:
-            return [WorkerCard(**row) for row in connection.execute(query).mappings()]
+            since = self._time(connection) - self._silent_after
+            return [card for card in _all(connection) if card.seen_at >= since]
+
+
+def _all(connection: Connection) -> list[WorkerCard]:
+    query = sa.select(workers).order_by(workers.c.seen_at.desc())
+    return [WorkerCard(**row) for row in connection.execute(query).mappings()]

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
 
 from app.errors import Conflict, Gone, InvalidRequest, NotFound, Overloaded
-from app.jobs.database import admit_one_at_a_time, open_engine, writing
+from app.jobs.database import admit_one_at_a_time, is_shared, open_engine, time_of, writing
 from app.jobs.deliveries import Destination, delivered, forget, plan
 from app.jobs.job import FINISHED, Failure, Job, Notice, Priority, Status, utc_now
 from app.jobs.tables import jobs
@@ -76,15 +76,20 @@ class Outcome:
 
 
 class Store:
-    """The table of jobs. `clock` gives aware times."""
+    """The table of jobs.
 
-    def __init__(self, engine: Engine, settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
+    clock: gives aware times. Without one it is this machine's, but for leases and signs of life in a database that
+    several machines share: these are by the database's clock, so that nobody's own can cost a job an attempt.
+    """
+
+    def __init__(self, engine: Engine, settings: Settings, clock: Callable[[], datetime] | None = None) -> None:
         self.engine = engine
         self._settings = settings
-        self.clock = clock
+        self.clock = clock or utc_now
+        self._by_database = clock is None and is_shared(engine)
 
     @classmethod
-    def open(cls, settings: Settings, clock: Callable[[], datetime] = utc_now) -> Store:
+    def open(cls, settings: Settings, clock: Callable[[], datetime] | None = None) -> Store:
         """The store on the database of `settings`, made if there is none."""
         return cls(open_engine(settings), settings, clock)
 
@@ -199,7 +204,8 @@ class Store:
                 return None
             now = self.clock()
             job = _job_of(row)
-            taken = {"owner": owner, "lease_until": self._lease(), "attempt": job.attempt + 1, "started_at": now}
+            lease = self._lease(connection)
+            taken = {"owner": owner, "lease_until": lease, "attempt": job.attempt + 1, "started_at": now}
             return _save(connection, job.moved_to(Status.RUNNING, now, **taken, stage=None, progress=0.0))
 
     def renew(self, claim: Claim, stage: str | None, progress: float) -> Signal:
@@ -211,7 +217,7 @@ class Store:
             seen = {"stage": stage, "progress": progress}
             moved = (job.stage, job.progress) != (stage, progress)
             revision = job.revision + moved
-            _save(connection, job.changed(**seen, lease_until=self._lease(), revision=revision))
+            _save(connection, job.changed(**seen, lease_until=self._lease(connection), revision=revision))
             return Signal.CANCEL if job.cancel_requested else Signal.GO
 
     def finish(self, claim: Claim, outcome: Outcome) -> bool:
@@ -228,9 +234,9 @@ class Store:
 
     def reap(self, dead: Collection[str] = ()) -> list[Job]:
         """Take jobs back whose lease ran out or whose owner is in `dead`: queued again, or failed after too many."""
-        now = self.clock()
-        lost = sa.or_(jobs.c.lease_until < now, jobs.c.owner.in_(list(dead)))
         with writing(self.engine) as connection:
+            now = self.clock()
+            lost = sa.or_(jobs.c.lease_until < self.common_time(connection), jobs.c.owner.in_(list(dead)))
             # A row that is locked is being renewed, finished or taken back by somebody else.
             query = sa.select(jobs).where(jobs.c.status == Status.RUNNING, lost).with_for_update(skip_locked=True)
             found = [_job_of(row) for row in connection.execute(query).mappings()]
@@ -251,8 +257,12 @@ class Store:
 
     # ---
 
-    def _lease(self) -> datetime:
-        return self.clock() + timedelta(seconds=self._settings.lease_s)
+    def common_time(self, connection: Connection) -> datetime:
+        """The same for every process, whatever its machine's clock says."""
+        return time_of(connection) if self._by_database else self.clock()
+
+    def _lease(self, connection: Connection) -> datetime:
+        return self.common_time(connection) + timedelta(seconds=self._settings.lease_s)
 
     def _after_loss(self, job: Job, now: datetime, why: Failure = TOO_MANY_ATTEMPTS) -> Job:
         lost = job.lost_attempts + 1

@@ -17,6 +17,7 @@ from app.jobs.registry import Registry, WorkerState
 from app.jobs.store import Claim, Order, Outcome, Signal, Store
 from app.jobs.waiting import counts, oldest_waiting_s, place_of
 from app.settings import Settings
+from tests.services import Postgres
 from tests.waiting import PATIENCE_S
 
 SUCCESS = Outcome(Status.SUCCEEDED)
@@ -223,6 +224,31 @@ def test_a_renewed_lease_is_not_reaped_and_a_silent_one_is(store: Store, clock: 
         assert store.reap() == []
     clock.pass_s(11)
     assert [job.status for job in store.reap()] == [Status.QUEUED]
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_machines_whose_clocks_are_hours_apart_take_no_job_and_no_sign_of_life_from_each_other(
+    tmp_path: Path, postgres: Postgres, monkeypatch: pytest.MonkeyPatch, hours: int
+):
+    settings = Settings(data_dir=tmp_path, database_url=postgres.database(), lease_s=10)
+    right = Store.open(settings)
+    monkeypatch.setattr("app.jobs.store.utc_now", lambda: datetime.now(UTC) + timedelta(hours=hours))
+    wrong = Store.open(settings)
+    registry, wrong_registry = Registry(right, settings), Registry(wrong, settings)
+    right.add(Order("a"))
+    right.add(Order("b"))
+    mine, theirs = claimed(right, "right"), claimed(wrong, "wrong")
+    assert (right.reap(), wrong.reap()) == ([], [])
+    assert right.renew(mine, "liver", 0.1) is Signal.GO
+    assert wrong.renew(theirs, "liver", 0.1) is Signal.GO
+    assert (right.reap(), wrong.reap()) == ([], [])
+    registry.say("right", WorkerState.READY)
+    wrong_registry.say("wrong", WorkerState.READY)
+    for each in (registry, wrong_registry):
+        assert {card.id for card in each.ready()} == {"right", "wrong"}
+    for store in (right, wrong):
+        store.engine.dispose()
 
 
 def test_a_worker_that_wakes_too_late_can_neither_renew_nor_publish(store: Store, clock: Clock):
