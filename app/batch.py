@@ -1,4 +1,4 @@
-"""`hepaseg segment`: many scans through one pipeline, one after the other, none of which stops the rest."""
+"""`hepaseg segment`: many scans through one pipeline, two at a time, none of which stops the rest."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import csv
 import errno
 import io
 import json
+import threading
 import webbrowser
 from collections.abc import Iterable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from app.console import progress_bar, show_report
+from app.console import Bars, show_report
 from app.errors import HepasegError, InputError, InvalidPrior, InvalidReference, InvalidRequest, StorageFull
 from app.imaging.atomic import write_text
 from app.imaging.scan import probe_scan
+from app.jobs.memory import needed_for, room_bytes
+from app.lanes import in_lanes, until
 from app.overview import write_overview
 from app.sheet import write_sheet
 
@@ -100,27 +104,52 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
     runtime, signer = settings.runtime(), settings.signer()
     cascade = Cascade(load_networks(settings.models_dir, runtime), runtime)
     console = Console(stderr=True)
-    summary: list[dict[str, object]] = []
-    for n, case in enumerate(cases, start=1):
-        title = case.name if len(cases) == 1 else f"{n}/{len(cases)} {case.name}"
-        try:
-            with progress_bar(console, title, quiet=quiet) as tell:
-                report = _segment(case, cascade, settings, signer, tell)
-        except HepasegError as error:
-            console.print(f"{case.name}: {sentence(error)}", style="red", markup=False, soft_wrap=True)
-            summary.append({"name": case.name, "status": "failed", "code": error.code, "detail": error.detail})
-        else:
-            summary.append({"name": case.name, "status": "succeeded", **row_of(report)})
-            if not quiet:
-                _show(case, report)
-    failed = sum(each["status"] == "failed" for each in summary)
+    rows: dict[int, dict[str, object]] = {}
+    with Bars(console, quiet=quiet) as bars:
+
+        def work(place: int, case: Case, stop: threading.Event) -> Report | HepasegError:
+            title = case.name if len(cases) == 1 else f"{place + 1}/{len(cases)} {case.name}"
+            with bars.bar(title) as tell:
+                return _attempt(case, cascade, settings, signer, until(stop, tell))
+
+        def needs(case: Case) -> int:
+            return needed_for(case.scan, settings.limits(), case.series_uid)
+
+        with closing(in_lanes(cases, work, needs, room_bytes())) as ended:
+            for place, found in ended:
+                rows[place] = _row(cases[place], found)
+                with bars.aside():
+                    _tell(console, cases[place], found, quiet=quiet)
+    failed = sum(each["status"] == "failed" for each in rows.values())
     if len(cases) > 1:
-        _write_summary(output, summary)
+        _write_summary(output, [rows[place] for place in sorted(rows)])
         console.print(f"{len(cases) - failed} of {len(cases)} scans segmented, {failed} failed.")
     page = output / ("sheet.html" if len(cases) == 1 else "summary.html")
     if show and page.exists() and not webbrowser.open(page.resolve().as_uri()):
         console.print(f"There is no browser here that could be opened. The page: {page}", markup=False, soft_wrap=True)
     return failed
+
+
+def _attempt(
+    case: Case, cascade: Cascade, settings: Settings, signer: Ed25519PrivateKey | None, tell: Progress
+) -> Report | HepasegError:
+    try:
+        return _segment(case, cascade, settings, signer, tell)
+    except HepasegError as error:
+        return error
+
+
+def _row(case: Case, found: Report | HepasegError) -> dict[str, object]:
+    if isinstance(found, HepasegError):
+        return {"name": case.name, "status": "failed", "code": found.code, "detail": found.detail}
+    return {"name": case.name, "status": "succeeded", **row_of(found)}
+
+
+def _tell(console: Console, case: Case, found: Report | HepasegError, *, quiet: bool) -> None:
+    if isinstance(found, HepasegError):
+        console.print(f"{case.name}: {sentence(found)}", style="red", markup=False, soft_wrap=True)
+    elif not quiet:
+        _show(case, found)
 
 
 def _segment(

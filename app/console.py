@@ -19,15 +19,49 @@ if TYPE_CHECKING:
 MOST_ROWS = 20
 
 
+class Bars:
+    """A bar for each scan that is worked on, with stage, share and time; all are gone at the end."""
+
+    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+        columns = (TextColumn("{task.fields[title]}"), TextColumn("{task.description:8}"), BarColumn())
+        self._quiet = quiet
+        # not redirected: what is printed beside them may be for a file
+        self._bars = Progress(
+            *columns, TaskProgressColumn(), TimeElapsedColumn(), console=console, transient=True, disable=quiet,
+            redirect_stdout=False, redirect_stderr=False,
+        )  # fmt: skip
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    @contextmanager
+    def bar(self, title: str) -> Iterator[Callable[[str, float], None]]:
+        """A further bar; gives a function that takes the stage and its share 0..1."""
+        task = self._bars.add_task("", total=1.0, title=title)
+        try:
+            yield lambda stage, share: self._bars.update(task, description=stage, completed=share)
+        finally:
+            self._bars.remove_task(task)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Out of sight, while something else is printed."""
+        self._bars.stop()
+        try:
+            yield
+        finally:
+            self._bars.start()
+
+
 @contextmanager
 def progress_bar(console: Console, title: str, *, quiet: bool = False) -> Iterator[Callable[[str, float], None]]:
-    """A bar with stage, share and time, gone at the end; gives a function that takes the stage and its share 0..1."""
-    columns = (TextColumn("{task.fields[title]}"), TextColumn("{task.description:8}"), BarColumn())
-    with Progress(
-        *columns, TaskProgressColumn(), TimeElapsedColumn(), console=console, transient=True, disable=quiet
-    ) as bar:
-        task = bar.add_task("", total=1.0, title=title)
-        yield lambda stage, share: bar.update(task, description=stage, completed=share)
+    """One bar of `Bars`, gone at the end; gives a function that takes the stage and its share 0..1."""
+    with Bars(console, quiet=quiet) as bars, bars.bar(title) as tell:
+        yield tell
 
 
 def show_report(console: Console, report: Report) -> None:

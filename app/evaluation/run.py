@@ -1,9 +1,12 @@
-"""A whole test set, one case after the other. What was scored is kept, so that a run may be ended and begun again."""
+"""A whole test set, two cases at a time. What was scored is kept, so that a run may be ended and begun again."""
 
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Sequence
+from contextlib import closing
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,9 +19,12 @@ from app.evaluation.score import Score, Scorer
 from app.evaluation.summary import summarise
 from app.evaluation.tables import cases_csv, lesions_csv, show
 from app.imaging.atomic import write_text
+from app.jobs.memory import needed_for, room_bytes
+from app.lanes import in_lanes, until
 
 if TYPE_CHECKING:
     from app.inference.cascade import Cascade
+    from app.pipeline import Progress
     from app.settings import Settings
 
 #: What is written beside the cases' folders.
@@ -35,7 +41,15 @@ def evaluate(cases: Sequence[Case], output: Path, settings: Settings, *, segment
     try:
         made = (_cascade(settings), settings.signer()) if segments else (None, None)
         scorer = Scorer(output, settings, *made)
-        scores = [_scored(scorer, case, f"[{n}/{len(cases)}]", console) for n, case in enumerate(cases, start=1)]
+
+        def work(place: int, case: Case, stop: threading.Event) -> Score:
+            progress = until(stop, lambda _stage, _share: None)
+            return _scored(scorer, case, f"[{place + 1}/{len(cases)}]", console, progress)
+
+        with closing(
+            in_lanes(cases, work, lambda case: needed_for(case.scan, settings.limits()), room_bytes())
+        ) as ended:
+            scores = [score for _, score in sorted(ended, key=itemgetter(0))]
         summary = summarise(scores)
         texts = (
             summary.model_dump_json(indent=2) + "\n",
@@ -61,10 +75,10 @@ def _cascade(settings: Settings) -> Cascade:
     return Cascade(load_networks(settings.models_dir, runtime), runtime)
 
 
-def _scored(scorer: Scorer, case: Case, place: str, console: Console) -> Score:
+def _scored(scorer: Scorer, case: Case, place: str, console: Console, on_progress: Progress) -> Score:
     score = scorer.known(case)
     was_known = score is not None
-    score = score or scorer.score(case)
+    score = score or scorer.score(case, on_progress)
     said = f"{score.code}: {score.detail}" if score.code else ""
     if score.agreement is not None:
         lesions = score.agreement.lesion.by_lesion

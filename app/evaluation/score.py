@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from app.inference.cascade import Cascade
+    from app.pipeline import Progress
     from app.settings import Settings
 
 #: What a case leaves in its folder; a case that was segmented also leaves the files of `hepaseg segment`.
@@ -68,7 +69,7 @@ class Scorer:
             return None
         return score if score.key == self._key(case) and score.status != "failed" else None
 
-    def score(self, case: Case) -> Score:
+    def score(self, case: Case, on_progress: Progress = lambda _stage, _share: None) -> Score:
         """Score a case and keep it. What is wrong with the case, even a bug, is said in the score.
 
         Raises OSError if the score cannot be written: that of the next case could not be either.
@@ -76,7 +77,7 @@ class Scorer:
         folder, started = self.folder_of(case), time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            found = self._attempt(case, folder)
+            found = self._attempt(case, folder, on_progress)
         except HepasegError as error:
             found = {"status": "failed", "code": error.code, "detail": error.detail}
         except Exception:  # one bad case must not end the night's run
@@ -89,11 +90,11 @@ class Scorer:
         """Where the case's files are written."""
         return self.folder / "cases" / case.name
 
-    def _attempt(self, case: Case, folder: Path) -> dict[str, Any]:
+    def _attempt(self, case: Case, folder: Path, on_progress: Progress) -> dict[str, Any]:
         if case.reference is None:
             raise InvalidReference("There is no reference with the name of this scan.", code="no_reference")
         try:
-            answer = self._segmented(case, folder) if self.cascade else self._made_before(case)
+            answer = self._segmented(case, folder, on_progress) if self.cascade else self._made_before(case)
         except (NoLiver, NotCT) as error:
             said = {"status": "no_answer", "code": error.code, "detail": error.detail}
             answer = self._empty(case)
@@ -103,7 +104,7 @@ class Scorer:
         write_differences(folder / DIFFERENCES_FILE, answer.volume, answer.segmentation, reference)
         return {**said, "agreement": answer.agreement or agree(answer.segmentation, reference)}
 
-    def _segmented(self, case: Case, folder: Path) -> _Answer:
+    def _segmented(self, case: Case, folder: Path, on_progress: Progress) -> _Answer:
         """Run the pipeline as `hepaseg segment` does, and keep hold of what goes through it."""
         from app.evaluation.witness import Witness
         from app.pipeline import Request, run
@@ -118,7 +119,7 @@ class Scorer:
             split_lesions=settings.split_lesions,
             signing_key=self.signer,
         )
-        report = run(request, witness)
+        report = run(request, witness, on_progress)
         write_sheet(folder)
         volume, segmentation = witness.seen
         return _Answer(volume, segmentation, report.agreement)
