@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from training.augmentation import augmented, blurred
+from training.augmentation import augmented
 from training.packs import SINGLE_SLICES, Pack
 from training.recipes import Recipe
+from training.shown import shown
 from training.split import DataError
 from training.synthesis import Where, disc_diameter_mm
 
@@ -40,26 +41,6 @@ def slice_chances(pack: Pack, recipe: Recipe) -> Tensor:
     return torch.tensor(chances, dtype=torch.float64)
 
 
-def redrawn(liver_BHW: Tensor) -> Tensor:
-    """The mask with its outline moved in or out by a few pixels, corners rounded."""
-    count = len(liver_BHW)
-    soft = blurred(liver_BHW.to(torch.float32)[:, None], 0.5 + 3.0 * torch.rand(count))[:, 0]
-    return soft > (0.25 + 0.5 * torch.rand(count)).view(-1, 1, 1)
-
-
-def overflowing(liver_BHW: Tensor, tissue_BHW: Tensor, chance: float = 0.5) -> Tensor:
-    """The mask with a round piece of what lies beside it, in some slices: heart or muscle taken for liver."""
-    count, rows, columns = liver_BHW.shape
-    soft = blurred(liver_BHW.to(torch.float32)[:, None], torch.full((count,), 2.0))[:, 0]
-    edge_BN = ((soft > 0.05) & (soft < 0.5)).flatten(1).to(torch.float32) + 1e-9
-    at = torch.multinomial(edge_BN, 1).view(-1, 1, 1)
-    y = torch.arange(rows).view(1, -1, 1) - torch.div(at, columns, rounding_mode="floor")
-    x = torch.arange(columns).view(1, 1, -1) - at % columns
-    radius = 4.0 + 26.0 * torch.rand(count, 1, 1) ** 1.5
-    happens = torch.rand(count, 1, 1) < chance
-    return liver_BHW | ((x**2 + y**2 < radius**2) & tissue_BHW & happens)
-
-
 def lesion_weights(labels_BHW: Tensor, pixel_mm_B: Tensor, most: float) -> Tensor:
     """How much each pixel counts for the size of its lesion, float32 (B, H, W): 1 outside and in a lesion of 30 mm,
     the more the smaller, `most` at last. Without it the large ones are all that a loss over pixels sees.
@@ -77,7 +58,7 @@ def lesion_weights(labels_BHW: Tensor, pixel_mm_B: Tensor, most: float) -> Tenso
 def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
     """A random augmented batch: hounsfield float32 (B, P, H, W); labels uint8, weight float32, liver bool (B, H, W).
 
-    The liver that a lesion network is shown is redrawn, as the liver network in front of it would draw it.
+    The liver that a lesion network is shown is not quite the labelled one (`training.shown`).
     """
     at = torch.multinomial(chances, recipe.batch, replacement=True).numpy()
     entries = [pack.entries[n] for n in at]
@@ -93,10 +74,10 @@ def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
         labelled = torch.tensor([entry.lesions_labelled for entry in entries]).view(-1, 1, 1)
         reach = 2 * NEAR_PIXELS + 1
         near = functional.max_pool2d(painted.to(torch.float32)[:, None], reach, stride=1, padding=NEAR_PIXELS)[:, 0] > 0
-        shown = overflowing(redrawn(liver), hounsfield[:, 0] > -20.0)
-        weight = torch.where(labelled | near | ~liver, 1.0, recipe.unlabelled_weight) * (liver | shown)
+        seen = shown(liver, hounsfield[:, 0])
+        weight = torch.where(labelled | near | ~liver, 1.0, recipe.unlabelled_weight) * (liver | seen)
         weight = weight * lesion_weights(labels, where.pixel_mm, recipe.lesion_weight)
-        liver = shown
+        liver = seen
     else:
         weight = torch.where(labels == 2, recipe.lesion_weight, 1.0)
     return {"hounsfield": hounsfield, "labels": labels, "weight": weight, "liver": liver}

@@ -7,7 +7,6 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs PyTorch")
 
 from training.augmentation import NOTHING, PAPER, Augmentation, augmented
-from training.sampling import overflowing
 from training.synthesis import Where, paint_lesions
 
 pytestmark = pytest.mark.training
@@ -88,15 +87,3 @@ def test_without_contrast_agent_tissues_look_alike_and_air_stays(slices):
     liver, muscle = changed[:, 0][labels == 1], changed[:, 0][(labels == 0) & (changed[:, 0] > 0)]
     assert liver.mean() - muscle.mean() < 0.8 * (110.0 - 40.0)
     assert (changed[:, :, :10, :10] < -900).all()
-
-
-def test_what_overflows_the_liver_is_tissue_beside_it():
-    torch.manual_seed(9)
-    liver = torch.zeros((8, 96, 96), dtype=torch.bool)
-    liver[:, 30:60, 30:60] = True
-    tissue = torch.ones_like(liver)
-    tissue[:, :, :30] = False
-    shown = overflowing(liver, tissue, 1.0)
-    assert (shown & ~liver).flatten(1).any(dim=1).all()
-    assert not (liver & ~shown).any()
-    assert not (shown & ~liver & ~tissue).any()
