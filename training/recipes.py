@@ -63,7 +63,7 @@ def default(task: Task = "liver") -> Recipe:
     if task == "liver":
         return Recipe("default", "liver", steps=2700, augmentation=Augmentation(lesions=0.45))
     return Recipe(
-        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=5000,
+        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=9800,
         augmentation=Augmentation(
             rotation_deg=25.0, scale=(0.75, 1.3), shift=0.06, mirror=True, liver_offset_hu=10.0,
             fatty=0.0, unenhanced=0.1, shading_hu=12.0, noise_hu=25.0, field_of_view=0.0, arms=0.0, lesions=0.5,
