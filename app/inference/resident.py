@@ -32,7 +32,6 @@ class Resident:
         outputs: Sequence[str],
         window: slice,
         others: Mapping[str, Array],
-        options: onnxruntime.RunOptions | None = None,
     ) -> list[Array]:
         """What the session gives for the slices in the window; the other inputs are small and uploaded each time."""
         if not 0 <= window.start < window.stop <= self.count:
@@ -47,7 +46,7 @@ class Resident:
             binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(array))
         for name in outputs:
             binding.bind_output(name, self._device)
-        session.run_with_iobinding(binding, options)
+        session.run_with_iobinding(binding)
         found: list[Array] = binding.copy_outputs_to_cpu()
         return found
 

@@ -54,6 +54,13 @@ def test_who_ends_the_command_ends_what_is_worked_on_and_nothing_more_begins():
     assert len(began) <= 4
 
 
+def test_of_one_scan_alone_nobody_asks_what_it_needs():
+    def asked(_case: int) -> int:
+        raise AssertionError("asked")
+
+    assert list(in_lanes([7], lambda _place, case, _stop: case, asked, 0)) == [(0, 7)]
+
+
 def test_a_bug_is_not_swallowed():
     def work(place: int, _case: int, _stop: threading.Event) -> int:
         return 1 // place
