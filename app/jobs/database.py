@@ -6,6 +6,7 @@ What differs between the two databases stands here and nowhere else.
 from __future__ import annotations
 
 import sqlite3
+import time
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,8 @@ SCHEMA = "0004"
 
 #: How long a writer waits for another one.
 _WAIT_S = 10
+#: How soon what SQLite refused on the spot is tried again.
+_RETRY_S = 0.01
 #: Names of the advisory locks in PostgreSQL; any numbers, as long as they stay.
 _MIGRATION_LOCK = 0x4865_7001
 _ADMISSION_LOCK = 0x4865_7002
@@ -136,8 +139,26 @@ def _sqlite(path: Path) -> Engine:
 def _on_sqlite_connect(connection: sqlite3.Connection, _record: object) -> None:
     # The driver must not open transactions by itself: `_on_sqlite_begin` decides how they begin.
     connection.isolation_level = None
-    for pragma in (f"busy_timeout = {_WAIT_S * 1000}", "journal_mode = WAL"):
-        connection.execute(f"PRAGMA {pragma}")
+    connection.execute(f"PRAGMA busy_timeout = {_WAIT_S * 1000}")
+    _write_ahead(connection)
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log; once switched, a database stays so.
+
+    Of two connections that switch a new database at once SQLite refuses one on the spot, whatever busy_timeout says,
+    for each would wait for the other.
+    """
+    end = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return
 
 
 def _on_sqlite_begin(connection: Connection) -> None:

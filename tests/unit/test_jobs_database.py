@@ -82,6 +82,16 @@ def test_several_processes_may_open_a_new_database_at_once(settings: Settings):
     assert failed == []
 
 
+def test_a_new_file_that_another_connection_writes_to_is_waited_for(tmp_path: Path):
+    # A writer before the switch to the write-ahead log: SQLite refuses the switch on the spot.
+    other = sqlite3.connect(tmp_path / "hepaseg.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.3, other.close)
+    release.start()
+    open_engine(Settings(data_dir=tmp_path)).dispose()
+    release.join()
+
+
 def test_old_code_starts_on_the_tables_of_newer_code(settings: Settings, monkeypatch):
     open_engine(settings).dispose()
     monkeypatch.setattr(database, "SCHEMA", "0001")
