@@ -46,6 +46,8 @@ FILES = ("labels.nii.gz", "liver.nii.gz", "lesions.nii.gz", "preview.png", "repo
 #: What it leaves besides if the scan was a DICOM series: the scan as a viewer can load it, and the results as DICOM
 #: (and `STRUCTURES`, if that is wanted).
 SERIES_FILES = ("scan.nii.gz", *DICOM_FILES)
+#: What `app.sheet` makes of a run's files, for people; it must not outlive them.
+PAGES = ("sheet.html", "follow_up.csv")
 #: All that a run may leave.
 RESULTS = frozenset({*FILES, *SERIES_FILES, STRUCTURES})
 
@@ -147,11 +149,11 @@ class StageClock:
 
 
 def _clear(request: Request) -> None:
-    """Make the folder, and take out what a run before left there: its DICOM results must not lie beside this answer."""
+    """Make the folder, and take out what a run before left there, its report first: without it nothing looks whole."""
     # Not its parents: the folder of a job that was erased meanwhile stays away.
     request.output.mkdir(exist_ok=True)
     given = [path for path in (request.scan, request.reference) if path is not None]
-    for path in (request.output / name for name in RESULTS):
+    for path in (request.output / name for name in ("report.json", *sorted(RESULTS - {"report.json"}), *PAGES)):
         if path.exists() and not any(path.samefile(one) for one in given):
             path.unlink()
 

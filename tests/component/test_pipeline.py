@@ -101,6 +101,28 @@ def test_a_run_can_be_ended_in_every_stage_and_leaves_no_report(cascade, phantom
     assert not (tmp_path / "out/report.json").exists()
 
 
+def test_what_a_run_before_left_does_not_lie_beside_the_new_answer(cascade, phantom, tmp_path):
+    request = sent(tmp_path, phantom.volume)
+    request.output.mkdir()
+    for name in (*FILES, "sheet.html", "follow_up.csv", "seg.dcm", "mine.txt"):
+        (request.output / name).write_text("of another scan")
+    run(request, cascade)
+    assert {path.name for path in request.output.iterdir()} == {*FILES, "mine.txt"}
+    assert [path.name for path in request.output.iterdir() if path.read_bytes() == b"of another scan"] == ["mine.txt"]
+
+
+def test_of_a_run_before_the_report_goes_first(cascade, phantom, tmp_path, monkeypatch):
+    request = sent(tmp_path, phantom.volume)
+    run(request, cascade)
+
+    def killed(path: Path, *_: object, **__: object) -> None:
+        raise KeyboardInterrupt(path.name)
+
+    monkeypatch.setattr(Path, "unlink", killed)
+    with pytest.raises(KeyboardInterrupt, match=r"report\.json"):
+        run(request, cascade)
+
+
 def test_a_scan_without_a_liver_is_said_to_have_none(cascade, phantom, tmp_path):
     geometry = phantom.volume.geometry
     voxels = np.where(phantom.truth.liver, np.int16(-80), phantom.volume.voxels)
