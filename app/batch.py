@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import errno
 import io
 import json
 import threading
@@ -17,12 +16,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from app.console import Bars, show_report
-from app.errors import HepasegError, InputError, InvalidPrior, InvalidReference, InvalidRequest, StorageFull
+from app.errors import HepasegError, InvalidPrior, InvalidReference, InvalidRequest
 from app.imaging.atomic import write_text
-from app.imaging.scan import probe_scan
 from app.jobs.memory import needed_for, room_bytes
 from app.lanes import in_lanes, until
 from app.overview import write_overview
+from app.scans import files_below, is_scan, said_of, stem_of
 from app.sheet import write_sheet
 
 if TYPE_CHECKING:
@@ -58,8 +57,8 @@ def find_cases(
 ) -> list[Case]:
     """The cases that files and folders stand for.
 
-    A folder stands for the scans anywhere below it, known by content and sorted by name; other files in it are
-    passed over. A file that was named is always a case, so that an unreadable one is reported and not ignored.
+    A folder stands for the scans anywhere below it, known by content and sorted by name, also those that cannot be
+    used; other files in it are passed over. A file that was named is always a case.
     Raises InvalidRequest if nothing is found or two scans would share an output folder.
     """
     named = [(stem_of(path.name), path) for path in inputs if not path.is_dir()]
@@ -67,8 +66,8 @@ def find_cases(
         (str(path.relative_to(folder).with_name(stem_of(path.name))), path)
         for folder in inputs
         if folder.is_dir()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and output not in path.parents and is_scan(path)
+        for path in files_below(folder, output)
+        if is_scan(path)
     ]
     scans = named + found
     if not scans:
@@ -174,8 +173,8 @@ def _segment(
         report = run(request, cascade, tell)
         write_sheet(case.output)
     except OSError as error:
-        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else InvalidRequest
-        raise kind(f"{error.strerror}: the results could not be written to {case.output}.") from error
+        given = case.scan, case.reference, case.prior, case.prior_report
+        raise said_of(error, given, case.output) from error
     return report
 
 
@@ -208,15 +207,18 @@ def row_of(report: Report) -> dict[str, object]:
 
 
 def _write_summary(folder: Path, rows: list[dict[str, object]]) -> None:
-    """summary.json, summary.csv and summary.html, a row per scan."""
-    write_text(folder / "summary.json", json.dumps(rows, indent=2) + "\n")
+    """summary.json, summary.csv and summary.html, a row per scan. Raises InvalidRequest or StorageFull."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     table = io.StringIO()
     writer = csv.DictWriter(table, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(folder / "summary.csv", table.getvalue())
-    write_overview(folder / "summary.html", rows)
+    try:
+        write_text(folder / "summary.json", json.dumps(rows, indent=2) + "\n")
+        write_text(folder / "summary.csv", table.getvalue())
+        write_overview(folder / "summary.html", rows)
+    except OSError as error:
+        raise said_of(error, (), folder) from error
 
 
 def _keep_what_was_given(case: Case) -> None:
@@ -252,18 +254,3 @@ def _reference_of(scan: Path, reference: Path | None) -> Path | None:
         if candidate.exists():
             return candidate
     raise InvalidReference(f"The reference folder has no label file named {stem}.nii[.gz].")
-
-
-def is_scan(path: Path) -> bool:
-    """Whether a file is one that a scan can be read from, by its content."""
-    try:
-        probe_scan(path)
-    except InputError as error:
-        # To say which one is the user's: it is not passed over.
-        return error.code == "several_series"
-    return True
-
-
-def stem_of(name: str) -> str:
-    """A file's name without .nii, .nii.gz or .zip."""
-    return next((name.removesuffix(ending) for ending in (*_ENDINGS, ".zip") if name.endswith(ending)), name)

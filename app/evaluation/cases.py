@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.batch import is_scan, stem_of
 from app.errors import InvalidRequest
+from app.scans import files_below, is_scan, stem_of
 
 _ENDINGS = (".nii.gz", ".nii")
 #: Folders of scans, and what the folder of their references beside it is called: Decathlon, nnU-Net, others.
@@ -40,13 +40,8 @@ def find_cases(folder: Path, references: Path | None, results: Path | None, outp
     results: a folder with labels made before, by this program or another. output: what is in it is no scan.
     Raises InvalidRequest if there is nothing to evaluate, or two scans have the same name.
     """
-    passed_over = [each for each in (references, results, output) if each not in (None, folder)]
-    files = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(each in path.parents for each in passed_over)
-    ]
-    references = None if references == folder else references
+    files = list(files_below(folder, *(each for each in (references, results, output) if each is not None)))
+    references = None if references is not None and references.resolve() == folder.resolve() else references
     pairs = list(_beside(files) if references is None else _in_folder(files, folder, references))
     if not pairs:
         where = f"Expected is {_LAYOUTS}; or name their folder with --reference." if references is None else ""

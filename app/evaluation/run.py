@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import threading
 from collections.abc import Sequence
 from contextlib import closing
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from app.errors import InvalidRequest, StorageFull
 from app.evaluation.cases import Case
 from app.evaluation.page import evaluation_page
 from app.evaluation.score import Score, Scorer
@@ -21,6 +19,7 @@ from app.evaluation.tables import cases_csv, lesions_csv, show
 from app.imaging.atomic import write_text
 from app.jobs.memory import needed_for, room_bytes
 from app.lanes import in_lanes, until
+from app.scans import said_of
 
 if TYPE_CHECKING:
     from app.inference.cascade import Cascade
@@ -60,8 +59,7 @@ def evaluate(cases: Sequence[Case], output: Path, settings: Settings, *, segment
         for name, text in zip(FILES, texts, strict=True):
             write_text(output / name, text)
     except OSError as error:
-        kind = StorageFull if error.errno in (errno.ENOSPC, errno.EDQUOT) else InvalidRequest
-        raise kind(f"{error.strerror}: the results could not be written to {output}.") from error
+        raise said_of(error, (), output) from error
     show(Console(), summary)
     console.print(f"Written to {output / FILES[-1]}", markup=False, soft_wrap=True)
     return summary.failed + summary.no_answer

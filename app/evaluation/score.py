@@ -15,12 +15,13 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from app.agreement import Agreement, agree
-from app.errors import HepasegError, InputError, InvalidReference, NoLiver, NotCT
+from app.errors import Canceled, HepasegError, InputError, InvalidReference, NoLiver, NotCT
 from app.evaluation.cases import Case
 from app.imaging.atomic import write_text
 from app.imaging.scan import read_labels, read_scan
 from app.imaging.volume import Segmentation, Volume
 from app.preview import write_differences
+from app.scans import said_of
 from app.sheet import write_sheet
 
 if TYPE_CHECKING:
@@ -72,16 +73,18 @@ class Scorer:
     def score(self, case: Case, on_progress: Progress = lambda _stage, _share: None) -> Score:
         """Score a case and keep it. What is wrong with the case, even a bug, is said in the score.
 
-        Raises OSError if the score cannot be written: that of the next case could not be either.
+        Raises Canceled, and InvalidRequest or StorageFull if something cannot be written: of the next case neither.
         """
         folder, started = self.folder_of(case), time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
+        # Files are about to change: what was said of those before must not outlive a run that is ended.
+        (folder / SCORE_FILE).unlink(missing_ok=True)
         try:
             found = self._attempt(case, folder, on_progress)
-        except HepasegError as error:
-            found = {"status": "failed", "code": error.code, "detail": error.detail}
-        except Exception:  # one bad case must not end the night's run
-            found = {"status": "failed", "code": "internal_error", "detail": traceback.format_exc()}
+        except Canceled:
+            raise
+        except Exception as error:
+            found = self._failure(error, case)
         score = Score(name=case.name, seconds=round(time.perf_counter() - started, 3), key=self._key(case), **found)
         write_text(folder / SCORE_FILE, score.model_dump_json(indent=1) + "\n")
         return score
@@ -89,6 +92,16 @@ class Scorer:
     def folder_of(self, case: Case) -> Path:
         """Where the case's files are written."""
         return self.folder / "cases" / case.name
+
+    def _failure(self, error: Exception, case: Case) -> dict[str, Any]:
+        """What is said of a case that failed, even by a bug: one bad case must not end the night's run."""
+        if isinstance(error, OSError) and error.errno is not None:
+            error = said_of(error, (case.scan, case.reference, case.labels), self.folder_of(case))
+            if error.code != "unreadable_file":
+                raise error
+        if isinstance(error, HepasegError):
+            return {"status": "failed", "code": error.code, "detail": error.detail}
+        return {"status": "failed", "code": "internal_error", "detail": "".join(traceback.format_exception(error))}
 
     def _attempt(self, case: Case, folder: Path, on_progress: Progress) -> dict[str, Any]:
         if case.reference is None:
