@@ -47,6 +47,8 @@ _REFUSED_TYPES = {
     1792: "complex numbers", 2048: "complex numbers", 2304: "RGBA colours",
 }  # fmt: skip
 _MILLIMETRES = 2
+#: So many roundings can add up in the squares of a quaternion: as NiBabel has it.
+_ROUNDED = 3
 
 
 @dataclass(frozen=True)
@@ -184,7 +186,7 @@ def _grid(fields: np.void, shape: tuple[int, int, int]) -> tuple[Geometry, list[
         geometry = _checked(_sform(fields), shape)
         notes += _conflicts(geometry, fields)
     elif fields["qform_code"] > 0:
-        geometry = _checked(_qform(fields), shape)
+        geometry = _checked(qforms(fields)[0], shape)
     else:
         affine = nib.volumeutils.shape_zoom_affine(shape, spacing_mm, x_flip=True)
         geometry = _checked(np.asarray(affine, dtype=np.float64), shape)
@@ -211,15 +213,24 @@ def _sform(fields: np.void) -> Float64:
     return np.vstack([*rows, [0.0, 0.0, 0.0, 1.0]])
 
 
-def _qform(fields: np.void) -> Float64:
-    """The affine that the quaternion and the voxel sizes make."""
+def qforms(fields: np.void) -> tuple[Float64, ...]:
+    """The affine that quaternion and voxel sizes make; at almost half a turn two, of which the first is read.
+
+    The quaternion's first number is left out of the file, and is the root of what the others leave of 1. Where that is
+    no more than their rounding, NiBabel takes it for none, and other programs by the letter.
+    """
     bcd = np.array([fields[f"quatern_{axis}"] for axis in "bcd"], dtype=np.float64)
-    squared = float(bcd @ bcd)
-    if not squared <= 1.0001:  # NaN must fail too
+    left = 1.0 - float(bcd @ bcd)
+    if not left >= -1e-4:  # NaN must fail too
         raise InvalidGeometry(f"The quaternion {bcd.tolist()} of the header is no rotation.")
-    rotation = nib.quaternions.quat2mat([max(0.0, 1.0 - squared) ** 0.5, *bcd])
+    by_the_letter = max(0.0, left) ** 0.5
+    rounding = _ROUNDED * np.finfo(fields["quatern_b"].dtype).eps
+    return tuple(_turned(fields, [a, *bcd]) for a in ((0.0, by_the_letter) if left < rounding else (by_the_letter,)))
+
+
+def _turned(fields: np.void, quaternion: list[float]) -> Float64:
     affine = np.eye(4)
-    affine[:3, :3] = rotation * _stored_spacing(fields)
+    affine[:3, :3] = nib.quaternions.quat2mat(quaternion) * _stored_spacing(fields)
     if fields["pixdim"][0] < 0:
         affine[:3, 2] *= -1
     affine[:3, 3] = [fields[f"qoffset_{axis}"] for axis in "xyz"]
@@ -264,7 +275,7 @@ def _conflicts(geometry: Geometry, fields: np.void) -> Iterable[Note]:
             yield Note("pixdim_conflict", "The sform was taken; its voxel sizes differ from those in pixdim.")
         return
     try:
-        apart_mm = geometry.apart_mm(_checked(_qform(fields), geometry.shape))
+        apart_mm = min(geometry.apart_mm(_checked(affine, geometry.shape)) for affine in qforms(fields))
     except InvalidGeometry as error:
         yield Note("qform_sform_conflict", f"The sform was taken; the qform is unusable: {error.detail}")
         return

@@ -18,7 +18,7 @@ from isal import igzip
 
 from app.errors import InvalidReference, InvalidVoxels
 from app.imaging.atomic import written_whole
-from app.imaging.header import NIFTI1, NIFTI2, TYPES, NiftiHeader, Note, read_header
+from app.imaging.header import NIFTI1, NIFTI2, TYPES, NiftiHeader, Note, qforms, read_header
 from app.imaging.stream import ScanStream, open_stream
 from app.imaging.volume import Float64, Geometry, Label, Volume
 
@@ -148,14 +148,14 @@ def _judged(tally: _Tally, voxel_count: int) -> Iterator[Note]:
 def _new_header(geometry: Geometry, dtype: np.dtype[Any]) -> np.void:
     """A header whose sform is the affine, in the scanner's coordinates, and whose qform is too where it can be.
 
-    Its three 32-bit numbers know a turn by almost 180 degrees only to a few hundredths of one.
+    Its three 32-bit numbers know a turn by almost 180 degrees only to a few hundredths of one, and programs differ.
     """
     long = max(geometry.shape) > _LONGEST_NIFTI1_AXIS
     header = nib.Nifti2Header() if long else nib.Nifti1Header()
     header.set_data_shape(geometry.shape)
     header.set_data_dtype(dtype)
     header.set_qform(geometry.affine, code="scanner")
-    if geometry.apart_mm(Geometry(geometry.shape, header.get_qform())) > _SAME_QFORM_MM:
+    if any(geometry.apart_mm(Geometry(geometry.shape, read)) > _SAME_QFORM_MM for read in qforms(header.structarr)):
         header.set_qform(None)
     header.set_sform(geometry.affine, code="scanner")
     header.set_xyzt_units("mm")
