@@ -114,7 +114,7 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
         def needs(case: Case) -> int:
             return needed_for(case.scan, settings.limits(), case.series_uid)
 
-        with closing(in_lanes(cases, work, needs, room_bytes())) as ended:
+        with closing(in_lanes(cases, work, needs, room_bytes(settings.memory_bytes))) as ended:
             for place, found in ended:
                 rows[place] = _row(cases[place], found)
                 with bars.aside():

@@ -77,7 +77,8 @@ class Settings(BaseSettings):
     max_unpacked_bytes: int = Field(2048 * _MIB, ge=1)
     #: Free space on the disk below which no scan is taken.
     min_free_bytes: int = Field(512 * _MIB, ge=0)
-    #: Memory that a worker may use; 0 takes what its machine or container has. A scan that needs more is not taken.
+    #: Memory that a worker may use; 0 takes what its machine or container has. A scan that needs more is not taken,
+    #: and a command works on two together only if both fit.
     memory_bytes: int = Field(0, ge=0)
     #: Hosts that may be told of the end of a job, with commas between, each with :port if it has one.
     webhook_hosts: str = ""

@@ -45,9 +45,10 @@ def evaluate(cases: Sequence[Case], output: Path, settings: Settings, *, segment
             progress = until(stop, lambda _stage, _share: None)
             return _scored(scorer, case, f"[{place + 1}/{len(cases)}]", console, progress)
 
-        with closing(
-            in_lanes(cases, work, lambda case: needed_for(case.scan, settings.limits()), room_bytes())
-        ) as ended:
+        def needs(case: Case) -> int:
+            return needed_for(case.scan, settings.limits())
+
+        with closing(in_lanes(cases, work, needs, room_bytes(settings.memory_bytes))) as ended:
             scores = [score for _, score in sorted(ended, key=itemgetter(0))]
         summary = summarise(scores)
         texts = (

@@ -29,8 +29,10 @@ def needed_for(scan: Path, limits: Limits, series_uid: str | None = None) -> int
         return 0
 
 
-def room_bytes() -> int:
-    """What this machine, or the container that this process is in, has at most."""
+def room_bytes(allowed: int = 0) -> int:
+    """What is allowed; if that is 0, what this machine, or the container that this process is in, has at most."""
+    if allowed:
+        return allowed
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     said = [Path(limit).read_text().strip() for limit in _LIMITS if Path(limit).exists()]
     return min([machine, *(int(limit) for limit in said if limit.isdigit())])

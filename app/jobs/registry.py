@@ -67,7 +67,7 @@ class Registry:
     def say(self, worker: str, state: WorkerState, detail: str = "", models: Mapping[str, Any] | None = None) -> None:
         """Publish how `worker` is doing; rows of workers long gone are dropped."""
         row: dict[str, Any] = {"id": worker, "state": state.value, "detail": detail, "models": models}
-        row["memory_bytes"] = self._memory_bytes or room_bytes()
+        row["memory_bytes"] = room_bytes(self._memory_bytes)
         with writing(self._engine) as connection:
             now = row["seen_at"] = self._time(connection)
             stale = sa.and_(workers.c.seen_at < now - timedelta(days=1), workers.c.id != worker)
