@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -32,9 +32,8 @@ class OwnerLocks:
     @contextlib.contextmanager
     def holding(self, owner: str) -> Iterator[None]:
         """Keep the file of `owner` locked; the end of the process lets go as well."""
-        descriptor = os.open(self._path(owner), os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = self._taken(owner)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield
         finally:
             os.close(descriptor)
@@ -47,19 +46,33 @@ class OwnerLocks:
         """Remove the files of dead workers that hold no job."""
         keep = set(owners)
         for path in self._folder.glob("*.lock"):
-            if path.stem not in keep and self._is_free(path.stem):
-                path.unlink(missing_ok=True)
+            if path.stem not in keep:
+                self._is_free(path.stem, path.unlink)
 
     def _path(self, owner: str) -> Path:
         return self._folder / f"{owner}.lock"
 
-    def _is_free(self, owner: str) -> bool:
+    def _taken(self, owner: str) -> int:
+        """The locked file of `owner`; one that was tidied away between its making and its locking is made again."""
+        path = self._path(owner)
+        while True:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            # it waits: whoever looks whether the file is free lets go at once
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if os.fstat(descriptor).st_nlink:
+                return descriptor
+            os.close(descriptor)
+
+    def _is_free(self, owner: str, then: Callable[[], None] = lambda: None) -> bool:
+        """Whether nobody holds the file; `then` is called while nobody else can."""
         try:
             descriptor = os.open(self._path(owner), os.O_RDWR)
         except FileNotFoundError:
             return False
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(descriptor).st_nlink:
+                then()
         except BlockingIOError:
             return False
         finally:
