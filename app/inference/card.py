@@ -84,6 +84,8 @@ class ModelCard(BaseModel):
         missing = [name for name in needed[self.task] if getattr(self, name) is None]
         if missing:
             raise ValueError(f"a {self.task} network must state {', '.join(missing)}")
+        if self.peak_threshold is not None and self.task != "lesion":
+            raise ValueError(f"peak_threshold is for lesion networks; of a {self.task} one nothing looks at it")
         if self.peak_threshold is not None and (self.threshold is None or self.peak_threshold < self.threshold):
             raise ValueError("peak_threshold must be at least the threshold")
         if self.task == "crf":

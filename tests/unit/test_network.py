@@ -73,6 +73,7 @@ def test_a_card_without_one_of_its_fields_is_refused(missing):
         (LIVER, "liver", {"threshold": "nan"}),
         (LESION, "lesion", {"peak_threshold": "0.3"}),  # below its threshold
         (LESION, "lesion", {"peak_threshold": "1"}),
+        (LIVER, "liver", {"peak_threshold": "0.9"}),  # which nothing would look at
         (LIVER, "liver", {"version": "one"}),
         (LIVER, "liver", {"metrics": "[1]"}),
         (LIVER, "liver", {"metrics": "{"}),
