@@ -12,10 +12,11 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from app.inference.between import every, stride
 from app.inference.session import Runtime
 from training.networks import MixedUNet
 from training.preprocessing import LesionInput, LiverInput
-from training.recipes import default
+from training.recipes import Task, default
 
 SIZE = 2048
 
@@ -59,19 +60,28 @@ def copy_gb_s() -> float:
     return 2 * source.nbytes / _median_s(lambda: np.copyto(target, source)) / 1e9
 
 
-def slice_gflop(task: str) -> float:
+def slice_gflop(task: Task) -> float:
     """10^9 operations of the network for one slice; a multiplication and an addition are two."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    recipe = default("liver" if task == "liver" else "lesion")
+    recipe = default(task)
     channels = LiverInput.channels if task == "liver" else LesionInput.channels
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         MixedUNet(channels, recipe.width).eval()(torch.zeros(1, channels, recipe.size, recipe.size))
     return float(counted.get_total_flops()) / 1e9
 
 
-def floor_s(shape: tuple[int, int, int], liver_slices: int, precision: str) -> dict[str, float]:
-    """Seconds: the networks' arithmetic, and the scan read twice and the three label files written once."""
-    work = shape[2] * slice_gflop("liver") + liver_slices * slice_gflop("lesion")
+def looked_at(task: Task, slices: int, slice_mm: float) -> int:
+    """How many of the slices the network looks at, as the recipe that is shipped says."""
+    return len(every(range(slices), stride(default(task).step_mm, slice_mm)))
+
+
+def floor_s(shape: tuple[int, int, int], slice_mm: float, liver_slices: int, precision: str) -> dict[str, float]:
+    """Seconds: the networks' arithmetic, and the scan read twice and the three label files written once.
+
+    liver_slices: how many of the slices hold liver.
+    """
+    seen: dict[Task, int] = {"liver": shape[2], "lesion": liver_slices}
+    work = sum(looked_at(task, slices, slice_mm) * slice_gflop(task) for task, slices in seen.items())
     moved = math.prod(shape) * (2 * 2 + 1 + 1 + 2) / 1e9
     return {"arithmetic": work / product_gflops(precision), "bytes": moved / copy_gb_s()}

@@ -126,10 +126,11 @@ def _promises(name: str, scan: Path, rows: dict[str, Row]) -> list[Promise]:
     from app.jobs.memory import needed_bytes
 
     ours, service = rows["in process"], rows["service"]
-    shape = nib.load(scan).shape
+    image = nib.load(scan)
+    shape = image.shape
     labels = np.asarray(nib.load(scan.with_name("labels.nii.gz")).dataobj) if scan.name == "ct.nii.gz" else None
     liver = shape[2] if labels is None else int(labels.any(axis=(0, 1)).sum())
-    floors = floor_s(shape, liver, "int8")
+    floors = floor_s(shape, float(image.header.get_zooms()[2]), liver, "int8")
     without_crf = ours["total"] - ours["crf"]
     wrong = abs(needed_bytes(int(np.prod(shape))) / 1e9 / service["peak_gb"] - 1)
     told = f"{floors['arithmetic']:.2f} s of arithmetic and {floors['bytes']:.2f} s of bytes; neither counts the CRF"

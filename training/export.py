@@ -231,6 +231,7 @@ def card_of(recipe: Recipe, text: CardText) -> dict[str, str]:
         "threshold": repr(text.threshold),
         "peak_threshold": "" if text.peak_threshold is None else repr(text.peak_threshold),
         "roi_margin_mm": repr(recipe.roi_margin_mm) if lesion else "",
+        "step_mm": repr(recipe.step_mm) if recipe.step_mm else "",
         "labels": "lesion" if lesion else "liver, lesions included",
         "preprocessing": preprocessing_text(recipe),
         "trained_on": text.trained_on,

@@ -55,7 +55,9 @@ class ModelCard(BaseModel):
     threshold: a voxel belongs if its probability is at least this. peak_threshold: a lesion counts if somewhere in it
     the probability is at least this; without one the threshold is enough. roi_margin_mm: around the liver, for the
     region that a lesion network is shown. trained_with: sha256 of the liver network that a lesion network was
-    trained behind. int8_of: of an 8-bit form, sha256 of the network that it is a form of.
+    trained behind. step_mm: how far apart along the scan the slices may lie that are looked at; between them logits are
+    interpolated, and without it every slice is looked at. int8_of: of an 8-bit form, sha256 of the network that it is
+    a form of.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -77,6 +79,7 @@ class ModelCard(BaseModel):
     parameters: JsonObject = Field(default_factory=dict)
     int8_of: Annotated[Sha256 | None, BeforeValidator(_empty_is_none)] = None
     peak_threshold: Annotated[float | None, BeforeValidator(_empty_is_none)] = Field(default=None, gt=0, lt=1)
+    step_mm: Annotated[float | None, BeforeValidator(_empty_is_none)] = Field(default=None, gt=0, le=10)
 
     @model_validator(mode="after")
     def _complete_for_its_task(self) -> Self:

@@ -86,12 +86,12 @@ class Cascade:
         network, threshold = self.networks.liver, _stated(self.networks.liver.card.threshold)
 
         def look(search: Search | None) -> tuple[Field, Mask]:
-            found = network.field(hounsfield, on_batch=partial(on_progress, "liver"), search=search)
+            found = network.field(hounsfield, slice_mm=slice_mm, on_batch=partial(on_progress, "liver"), search=search)
             return found, largest_component(found.at_least(threshold))
 
-        search = Search.along(slice_mm, threshold, margin_mm)
+        search = Search.along(slice_mm * network.step(slice_mm), threshold, margin_mm)
         found, liver = look(search)
-        return (found, liver) if search.is_sure(liver) else look(None)
+        return (found, liver) if search.is_sure(liver, slice_mm) else look(None)
 
     def _refined(
         self,

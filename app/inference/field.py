@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from app.imaging.volume import Mask
+from app.inference.between import Between
 
 Float = npt.NDArray[np.float32]
 Part = tuple[slice, ...]
@@ -29,9 +30,9 @@ def as_logit(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
-def reaches(logit_khw: Float, threshold: float) -> Mask:
-    """Of each slice (K,), whether a probability of the threshold or more may grow from it."""
-    reached: Mask = logit_khw.max(axis=(1, 2)) >= as_logit(threshold) - ROUNDING
+def reaches(logit_shw: Float, threshold: float) -> Mask:
+    """Of each slice (S,), whether a probability of the threshold or more may grow from it."""
+    reached: Mask = logit_shw.max(axis=(1, 2)) >= as_logit(threshold) - ROUNDING
     return reached
 
 
@@ -91,12 +92,12 @@ def _touched(shares: Float, near: Mask) -> tuple[slice, slice]:
 class Grown:
     """What a graph gives that says what it grows from.
 
-    logit_khw: on the working grid. seen: the slices that were run; the others are zero. inside: of a lesion, the liver,
-    outside which it is zero.
+    logit_shw: on the working grid, of the slices that were looked at. between: how these become the scan's. inside:
+    of a lesion, the liver, outside which it is zero.
     """
 
-    logit_khw: Float
-    seen: Mask
+    logit_shw: Float
+    between: Between
     growth: Growth
     inside: Mask | None = None
     workers: int = 1
@@ -104,37 +105,43 @@ class Grown:
     def at_least(self, threshold: float) -> Mask:
         """Where it reaches the threshold, bool (K, J, I)."""
         least = as_logit(threshold)
-        mask = np.zeros((len(self.seen), len(self.growth.rows), len(self.growth.columns)), np.bool_)
+        mask = np.zeros((len(self.between.known), len(self.growth.rows), len(self.growth.columns)), np.bool_)
 
         def decide(k: int) -> None:
-            near = self.logit_khw[k] >= least - ROUNDING
+            logit = self.between.slice_of(self.logit_shw, k)
+            near = logit >= least - ROUNDING
             if near.any():
                 of, to = self.growth.around(near)
-                np.greater_equal(self.growth.grown(self.logit_khw[k], of, to), least, out=mask[k][to])
+                np.greater_equal(self.growth.grown(logit, of, to), least, out=mask[k][to])
                 if self.inside is not None:
                     mask[k] &= self.inside[k]
 
-        self._each(np.flatnonzero(self.seen), decide)
+        self._each(self._known().tolist(), decide)
         return mask
 
     def within(self, box: Part) -> Float:
         """Its values in a box."""
         slices, *to = box
-        everything = tuple(slice(0, n) for n in self.logit_khw.shape[1:])
-        ks = np.arange(len(self.seen))[slices]
+        everything = tuple(slice(0, n) for n in self.logit_shw.shape[1:])
+        ks = np.arange(len(self.between.known))[slices]
         rows, columns = self.growth.rows[to[0]], self.growth.columns[to[1]]
         probability = np.zeros((len(ks), len(rows), len(columns)), np.float32)
 
         def grow(n: int) -> None:
             k = int(ks[n])
-            if self.seen[k]:
-                logit = self.growth.grown(self.logit_khw[k], everything, tuple(to))
+            if self.between.known[k]:
+                logit = self.growth.grown(self.between.slice_of(self.logit_shw, k), everything, tuple(to))
                 _as_probability(logit, out=probability[n])
                 if self.inside is not None:
                     probability[n] *= self.inside[k][tuple(to)]
 
         self._each(range(len(ks)), grow)
         return probability
+
+    def _known(self) -> npt.NDArray[np.intp]:
+        """The slices that may have a probability."""
+        known = self.between.known if self.inside is None else self.between.known & self.inside.any(axis=(1, 2))
+        return np.flatnonzero(known)
 
     def _each(self, numbers: Iterable[int], do: Callable[[int], None]) -> None:
         with ThreadPoolExecutor(self.workers, "grow") as pool:

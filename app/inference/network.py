@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from app.errors import BrokenModel
 from app.imaging.volume import Mask
+from app.inference.between import Between, every, stride
 from app.inference.card import CONTRACT, ContextParameters, CrfParameters, ModelCard, Sha256, Task
 from app.inference.field import Field, Grown, Growth, Whole, reaches
 from app.inference.resident import Resident
@@ -151,56 +152,71 @@ class Network:
     ) -> Field:
         """The same probability, to be looked at where it is needed: held on the working grid if the graph shows it.
 
+        slice_mm: as for `run`; with it, of slices that lie nearer than the card's `step_mm` not all are looked at.
         search: leaves out the slices, with probability 0, that are far from what is sought; a GPU, which is fast and
         wants batches of one size, looks at all.
         """
         if not self._grows or not hounsfield_kji.size:
             return Whole(self.run(hounsfield_kji, liver_kji, slice_mm, on_batch))
-        seen = np.ones(len(hounsfield_kji), np.bool_)
-        if liver_kji is not None:
-            seen = np.atleast_1d(liver_kji.any(axis=(1, 2)))  # elsewhere the probability is zero
-        wanted = self._wanted(seen)
+        looked_at = every(self._wanted(len(hounsfield_kji), liver_kji), self.step(slice_mm))
         first = self._outputs(
-            [name for name, _, _ in GROWN_OUTPUTS], self._feeds(hounsfield_kji, liver_kji, slice_mm, wanted[:1])
+            [name for name, _, _ in GROWN_OUTPUTS], self._feeds(hounsfield_kji, liver_kji, slice_mm, looked_at[:1])
         )
-        logit_khw = np.zeros((len(hounsfield_kji), *first[0].shape[1:]), np.float32)
-        logits = self._logits(hounsfield_kji, liver_kji, slice_mm)
+        logit_shw = np.zeros((len(looked_at), *first[0].shape[1:]), np.float32)
+        logits = self._logits(hounsfield_kji, liver_kji, slice_mm, looked_at)
 
-        def compute(slices: Sequence[int]) -> None:
-            logit_khw[slices] = logits(slices)
+        def compute(numbers: Sequence[int]) -> None:
+            logit_shw[numbers] = logits(numbers)
 
+        seen = None
         if search is None or self.runtime.device is not None:
-            self._each(wanted, compute, on_batch)
+            self._each(range(len(looked_at)), compute, on_batch)
         else:
-            seen = self._searched(search, logit_khw, compute, on_batch)
-        if not np.isfinite(logit_khw).all():
+            seen = self._searched(search, logit_shw, compute, on_batch)
+        if not np.isfinite(logit_shw).all():
             raise BrokenModel(f"{self.name}: expected finite logits.")
-        return Grown(logit_khw, seen, Growth(first[1], first[2]), liver_kji, self.runtime.cores)
+        between = Between.of(len(hounsfield_kji), looked_at, seen)
+        return Grown(logit_shw, between, Growth(first[1], first[2]), liver_kji, self.runtime.cores)
 
-    def _wanted(self, seen: Mask) -> list[int]:
-        """The slices to look at, at least one; in batches of one size, these lie side by side if they must."""
-        wanted = [int(k) for k in np.flatnonzero(seen)] or [0]
+    def step(self, slice_mm: float | None) -> int:
+        """Every how many slices, so far apart, one is looked at."""
+        step_mm = self.card.step_mm
+        return 1 if slice_mm is None or step_mm is None else stride(step_mm, slice_mm)
+
+    def _wanted(self, count: int, liver_kji: Mask | None) -> Sequence[int]:
+        """The slices that matter, at least one; in batches of one size, these lie side by side if they must."""
+        if liver_kji is None:
+            return range(count)
+        wanted = [int(k) for k in np.flatnonzero(liver_kji.any(axis=(1, 2)))] or [0]  # elsewhere it is zero
         if self.runtime.device is None or self._context_mm is not None:
             return wanted
-        return list(range(wanted[0], wanted[-1] + 1))
+        return range(wanted[0], wanted[-1] + 1)
 
     def _logits(
-        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None, slice_mm: float | None
+        self, hounsfield_kji: Hounsfield, liver_kji: Mask | None, slice_mm: float | None, looked_at: Sequence[int]
     ) -> Callable[[Sequence[int]], Probability]:
-        """What gives the logits of slices; where a GPU computes them, the scan is uploaded here, once."""
+        """What gives the logits of slices, by their numbers among those looked at.
+
+        Where a GPU computes them, the scan is uploaded here, once; of what needs no neighbours only those slices.
+        """
         no_growth = {GROW: np.array(False)}
         device = self.runtime.device
         if device is None:
-            return lambda slices: self._outputs(
-                ["logit"], self._feeds(hounsfield_kji, liver_kji, slice_mm, slices) | no_growth
+            return lambda numbers: self._outputs(
+                ["logit"],
+                self._feeds(hounsfield_kji, liver_kji, slice_mm, [looked_at[n] for n in numbers]) | no_growth,
             )[0]
+        alone, size = self._context_mm is None, self.runtime.slices
+        part = slice(looked_at[0], looked_at[-1] + 1, looked_at[1] - looked_at[0] if len(looked_at) > 1 else 1)
         stacks: Feeds = {"hounsfield": hounsfield_kji} | ({} if liver_kji is None else {"liver": liver_kji})
-        size = self.runtime.slices
-        resident = Resident(stacks, device, 0 if self._context_mm is not None else size)
+        if alone:
+            stacks = {name: stack[part] for name, stack in stacks.items()}
+        resident = Resident(stacks, device, size if alone else 0)
 
-        def logits(slices: Sequence[int]) -> Probability:
-            asked, own = _as_many(slices, size, None if self._context_mm is not None else resident.count)
-            window, others = self._window(len(hounsfield_kji), slice_mm, asked)
+        def logits(numbers: Sequence[int]) -> Probability:
+            slices = numbers if alone else [looked_at[n] for n in numbers]
+            asked, own = _as_many(slices, size, resident.count if alone else None)
+            window, others = self._window(resident.count, slice_mm, asked)
             assert isinstance(window, slice)  # noqa: S101 - see `_wanted`
             try:
                 return resident.run(self._session, ["logit"], window, others | no_growth)[0][own]
@@ -210,14 +226,14 @@ class Network:
         return logits
 
     def _searched(
-        self, search: Search, logit_khw: Probability, compute: Callable[[Sequence[int]], None], on_batch: OnBatch | None
+        self, search: Search, logit_shw: Probability, compute: Callable[[Sequence[int]], None], on_batch: OnBatch | None
     ) -> Mask:
-        """Have the logits of the slices computed that are worth it; returns which these are."""
-        count = len(logit_khw)
+        """Have the logits of the slices computed that are worth it; returns which these are, of (S,)."""
+        count = len(logit_shw)
         seen, first = np.zeros(count, np.bool_), search.first(count)
         self._each(first, compute, None if on_batch is None else lambda done: on_batch(done * len(first) / count))
         seen[first] = True
-        then = search.then(seen & reaches(logit_khw, search.threshold))
+        then = search.then(seen & reaches(logit_shw, search.threshold))
         share = len(first) / (len(first) + len(then))
         self._each(then, compute, None if on_batch is None else lambda done: on_batch(share + done * (1.0 - share)))
         seen[then] = True

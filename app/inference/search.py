@@ -19,16 +19,20 @@ APART_MM = 12.0
 
 @dataclass(frozen=True)
 class Search:
-    """step: every how many slices one is looked at. margin: slices beyond the organ that are wanted as well."""
+    """step: every how many slices one is looked at first. margin: slices beyond the organ that are wanted as well.
+
+    Slices are those that the network would look at, so far apart in mm.
+    """
 
     threshold: float
     step: int
     margin: int
+    apart_mm: float
 
     @classmethod
     def along(cls, slice_mm: float, threshold: float, margin_mm: float) -> Search:
         """For slices so far apart: where the probability reaches the threshold, and a margin around that."""
-        return cls(threshold, max(1, int(APART_MM / slice_mm)), int(np.ceil(margin_mm / slice_mm)) + 1)
+        return cls(threshold, max(1, int(APART_MM / slice_mm)), int(np.ceil(margin_mm / slice_mm)) + 1, slice_mm)
 
     def first(self, count: int) -> list[int]:
         """The slices of `count` that are looked at first."""
@@ -41,6 +45,10 @@ class Search:
         near[:: self.step] = False
         return [int(k) for k in np.flatnonzero(near)]
 
-    def is_sure(self, mask_kji: Mask) -> bool:
-        """Whether a piece is so tall that none between the first slices can have been larger and overlooked."""
-        return int(mask_kji.any(axis=(1, 2)).sum()) >= 2 * self.step
+    def is_sure(self, mask_kji: Mask, slice_mm: float) -> bool:
+        """Whether a piece is so tall that none between the first slices can have been larger and overlooked.
+
+        slice_mm: how far apart the slices of the mask are.
+        """
+        height_mm = int(mask_kji.any(axis=(1, 2)).sum()) * slice_mm
+        return height_mm >= 2 * self.step * self.apart_mm - 1e-6

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="training needs PyTorch")
 
 from app.inference.network import Network, Runtime
-from training.export import CardText, LiverGraph, NotExported, check_parity, export, graph_bytes, recarded
+from training.export import CardText, LiverGraph, NotExported, card_of, check_parity, export, graph_bytes, recarded
 from training.loop import build, fit
 from training.manifest import register, sha256_of
 from training.packs import read_packs
@@ -58,6 +58,11 @@ def test_the_service_takes_the_files_and_reads_their_cards(exported):
     card = network(exported, "lesion").card
     assert (card.threshold, card.roi_margin_mm, card.version) == (0.5, 10.0, "1.2.3")
     assert network(exported, "liver").card.task == "liver"
+
+
+def test_a_card_says_how_far_apart_the_slices_may_lie_that_are_looked_at(exported):
+    assert network(exported, "liver").card.step_mm == small("liver").step_mm > 0
+    assert card_of(replace(small("liver"), step_mm=0.0), text_for("liver"))["step_mm"] == ""
 
 
 @pytest.mark.parametrize("task", ["liver", "lesion"])

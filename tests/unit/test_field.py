@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from app.inference.between import Between
 from app.inference.field import Grown, Growth, Whole
 
 
@@ -33,7 +34,7 @@ def both(scan, working, *, inside=None, seen=None):
     exact[~seen] = 0
     if inside is not None:
         exact *= inside
-    return Grown(logit, seen, Growth(rows, columns), inside), Whole(exact.astype(np.float32))
+    return Grown(logit, Between.of(5, range(5), seen), Growth(rows, columns), inside), Whole(exact.astype(np.float32))
 
 
 @pytest.mark.parametrize("threshold", [0.05, 0.4, 0.5, 0.7, 0.95])
@@ -67,7 +68,7 @@ def test_slices_that_nobody_ran_and_voxels_outside_the_liver_have_no_probability
 def test_a_network_without_doubt_gives_numbers():
     logit = np.full((1, 4, 4), -300, np.float32)
     logit[0, 2, 2] = 300
-    grown = Grown(logit, np.ones(1, bool), Growth(triangles(4, 8), triangles(4, 8)))
+    grown = Grown(logit, Between.of(1, [0]), Growth(triangles(4, 8), triangles(4, 8)))
     probability = grown.within((slice(None),) * 3)
     assert np.isfinite(probability).all()
     assert (probability.min(), probability.max()) == (0, 1)

@@ -208,7 +208,7 @@ def test_a_scan_that_is_uploaded_once_gives_the_same_in_batches_of_one_size(task
     on_device()
     windows = noted_windows(monkeypatch)
     fractions: list[float] = []
-    search = Search(0.4, 2, 1) if task == "liver" else None
+    search = Search(0.4, 2, 1, 1.0) if task == "liver" else None
     found = network(graph, task, Runtime(threads=1, batch=batch)).field(
         *inputs, on_batch=fractions.append, search=search
     )
@@ -216,6 +216,33 @@ def test_a_scan_that_is_uploaded_once_gives_the_same_in_batches_of_one_size(task
     assert np.array_equal(found.within(EVERYWHERE), expected.within(EVERYWHERE))
     assert {window.stop - window.start for window in windows} == {batch}
     assert fractions[-1] == 1.0
+
+
+@pytest.mark.parametrize("task", ["liver", "lesion"])
+@pytest.mark.parametrize(("slice_mm", "step"), [(0.3, 5), (0.5, 3), (0.75, 2), (0.8, 1), (2.5, 1)])
+@pytest.mark.parametrize("on", ["processor", "device"])
+def test_of_thin_slices_some_are_looked_at_and_those_between_are_interpolated(task, slice_mm, step, on, on_device):
+    hounsfield = np.random.default_rng(4).integers(0, 200, (23, 5, 7)).astype(np.int16)
+    inputs = [hounsfield]
+    seen = np.arange(23)
+    if task == "lesion":
+        seen = np.arange(3, 19)
+        inputs.append(hounsfield > -1)
+        inputs[1][[0, 1, 2, 19, 20, 21, 22]] = False
+    graph = growing_graph(task, (50, 150), roi_margin_mm="10", trained_with="0" * 64)
+    every_one = network(graph, task).field(*inputs).within(EVERYWHERE).astype(np.float64)
+    if on == "device":
+        on_device()
+    thrifty = network(with_card(graph, step_mm="1.5"), task, Runtime(threads=1, batch=4))
+    calls: list[float] = []
+    found = thrifty.field(*inputs, slice_mm=slice_mm, on_batch=calls.append).within(EVERYWHERE)
+    looked_at = seen[(len(seen) - 1) % step // 2 :: step]
+    assert len(calls) == -(-len(looked_at) // 4)
+    logit = np.log(every_one[looked_at] / (1 - every_one[looked_at]))
+    expected = np.zeros(hounsfield.shape)
+    for j, i in np.ndindex(5, 7):
+        expected[seen, j, i] = 1 / (1 + np.exp(-np.interp(seen, looked_at, logit[:, j, i])))
+    assert np.abs(found - expected).max() < 1e-5
 
 
 def test_of_a_stack_without_liver_nothing_grows():

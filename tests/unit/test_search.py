@@ -35,22 +35,39 @@ def test_the_organ_and_what_is_around_it_come_out_as_if_every_slice_had_been_see
     assert np.array_equal(found.within(box), whole.within(box))
 
 
+@pytest.mark.parametrize("slice_mm", [0.7, 1.0, 2.5])
+@pytest.mark.parametrize(("first", "last"), [(0, 40), (10, 45), (23, 59), (0, 59), (12, 37)])
+def test_it_finds_the_same_where_not_every_slice_is_looked_at(slice_mm, first, last):
+    graph = growing_graph("liver", (50, 150), step_mm="3")
+    network = Network(graph, "f" * 64, "file.onnx", "liver", Runtime(threads=2, batch=3))
+    hounsfield = scan(first, last, 2, 50, 58)
+    search = Search.along(slice_mm * network.step(slice_mm), 0.4, 4.0)
+    found = network.field(hounsfield, slice_mm=slice_mm, search=search)
+    whole = network.field(hounsfield, slice_mm=slice_mm)
+    liver = largest_component(found.at_least(0.4))
+    assert np.array_equal(liver, largest_component(whole.at_least(0.4)))
+    margin = int(np.ceil(4.0 / slice_mm))
+    box = (slice(max(0, first - margin), last + margin + 1), slice(None), slice(None))
+    assert np.array_equal(found.within(box), whole.within(box))
+
+
 def test_slices_far_from_the_organ_are_not_looked_at():
-    found = NETWORK.field(scan(20, 30), search=Search(0.4, step=5, margin=2))
-    assert np.array_equal(np.flatnonzero(found.seen), [0, 5, 10, *range(13, 38), 40, 45, 50, 55])
+    found = NETWORK.field(scan(20, 30), search=Search(0.4, step=5, margin=2, apart_mm=1.0))
+    assert np.array_equal(np.flatnonzero(found.between.known), [0, 5, 10, *range(13, 38), 40, 45, 50, 55])
 
 
 def test_a_flat_piece_is_no_sure_answer():
-    search = Search(0.4, step=5, margin=2)
-    assert not search.is_sure(scan(11, 19) > 0)
-    assert not search.is_sure(np.zeros((SLICES, 6, 7), bool))
-    assert search.is_sure(scan(11, 20) > 0)
+    search = Search(0.4, step=5, margin=2, apart_mm=1.0)
+    assert not search.is_sure(scan(11, 19) > 0, 1.0)
+    assert not search.is_sure(np.zeros((SLICES, 6, 7), bool), 1.0)
+    assert search.is_sure(scan(11, 20) > 0, 1.0)
+    assert not search.is_sure(scan(11, 20) > 0, 0.5)
 
 
 @pytest.mark.parametrize("hounsfield", [scan(10, 30), scan(5, 4), scan(0, 59)])
 def test_progress_only_grows_and_ends_at_one(hounsfield):
     fractions = []
-    NETWORK.field(hounsfield, on_batch=fractions.append, search=Search(0.4, step=5, margin=2))
+    NETWORK.field(hounsfield, on_batch=fractions.append, search=Search(0.4, step=5, margin=2, apart_mm=1.0))
     assert fractions == sorted(fractions)
     assert fractions[-1] == pytest.approx(1.0)
     assert len(fractions) > 3
@@ -61,4 +78,4 @@ def test_it_can_be_canceled():
         raise Canceled("enough")
 
     with pytest.raises(Canceled):
-        NETWORK.field(scan(10, 30), on_batch=cancel, search=Search(0.4, step=5, margin=2))
+        NETWORK.field(scan(10, 30), on_batch=cancel, search=Search(0.4, step=5, margin=2, apart_mm=1.0))
