@@ -21,8 +21,9 @@ class Recipe:
     `unlabelled_weight`: how much a pixel counts where lesions may hide unlabelled and none was painted.
     `lesion_weight`: how much more a lesion's pixel counts; for the liver network all alike, for the lesion network up
     to that much, the smaller the lesion the more (Shirokikh et al. 2020, here by the root of the area).
-    `step_mm`: how far apart along the scan the slices may lie that the service looks at (`app.inference.between`);
-    0: it looks at every one.
+        return Recipe(
+            "default", "liver", steps=4700, rim_weight=3.0, step_mm=3.0, augmentation=Augmentation(lesions=0.45)
+        )
     `refine`: whether the CRF may refine what this network says; it is exported leaving out the label otherwise.
     """
 
@@ -53,6 +54,7 @@ class Recipe:
     )
     unlabelled_weight: float = 0.1
     lesion_weight: float = 4.0
+    rim_weight: float = 1.0
     roi_margin_mm: float = 10.0
     step_mm: float = 0.0
     refine: bool = True
@@ -64,7 +66,9 @@ class Recipe:
 def default(task: Task = "liver") -> Recipe:
     """What is shipped. The window is what all sources share, so that their clipping cannot be learnt."""
     if task == "liver":
-        return Recipe("default", "liver", steps=2700, step_mm=3.0, augmentation=Augmentation(lesions=0.45))
+        return Recipe(
+            "default", "liver", steps=4700, rim_weight=3.0, step_mm=3.0, augmentation=Augmentation(lesions=0.45)
+        )
     return Recipe(
         "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=9800, step_mm=1.5,
         augmentation=Augmentation(

@@ -20,6 +20,8 @@ from training.synthesis import Where, disc_diameter_mm
 Examples = dict[str, Tensor]
 #: How far around a painted lesion an unlabelled liver counts in full, pixels.
 NEAR_PIXELS = 4
+#: What lies between so far from the liver is its rim, pixels: nearer, the label itself may be a pixel off.
+RIM_PIXELS = (2, 8)
 #: A lesion as large as this, or larger, counts by its pixels alone, mm.
 LARGE_MM = 30.0
 
@@ -55,6 +57,13 @@ def lesion_weights(labels_BHW: Tensor, pixel_mm_B: Tensor, most: float) -> Tenso
     return weight_BHW
 
 
+def grown(mask_BHW: Tensor, pixels: int) -> Tensor:
+    """The mask and what lies within a square of `pixels` around each of its own, bool (B, H, W)."""
+    return (
+        functional.max_pool2d(mask_BHW.to(torch.float32)[:, None], 2 * pixels + 1, stride=1, padding=pixels)[:, 0] > 0
+    )
+
+
 def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
     """A random augmented batch: hounsfield float32 (B, P, H, W); labels uint8, weight float32, liver bool (B, H, W).
 
@@ -72,12 +81,13 @@ def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
     liver = labels >= 1
     if recipe.task == "lesion":
         labelled = torch.tensor([entry.lesions_labelled for entry in entries]).view(-1, 1, 1)
-        reach = 2 * NEAR_PIXELS + 1
-        near = functional.max_pool2d(painted.to(torch.float32)[:, None], reach, stride=1, padding=NEAR_PIXELS)[:, 0] > 0
+        near = grown(painted, NEAR_PIXELS)
         seen = shown(liver, hounsfield[:, 0])
         weight = torch.where(labelled | near | ~liver, 1.0, recipe.unlabelled_weight) * (liver | seen)
         weight = weight * lesion_weights(labels, where.pixel_mm, recipe.lesion_weight)
         liver = seen
     else:
-        weight = torch.where(labels == 2, recipe.lesion_weight, 1.0)
+        inner, outer = RIM_PIXELS
+        rim = grown(liver, outer) & ~grown(liver, inner)
+        weight = torch.where(labels == 2, recipe.lesion_weight, 1.0) * torch.where(rim, recipe.rim_weight, 1.0)
     return {"hounsfield": hounsfield, "labels": labels, "weight": weight, "liver": liver}
