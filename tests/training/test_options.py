@@ -37,6 +37,8 @@ def test_numbers_of_a_recipe_are_changed_by_name():
         (("--set", "name=x"), "--set name=x: a recipe has"),
         (("--set", "size=100"), "size must be a multiple of 16"),
         (("--steps", "0"), "begin at 1"),
+        (("--threshold", "0.5", "--peak", "0.9"), "--peak belongs to a lesion network"),
+        (("--task", "lesion", "--peak", "0.9"), "beside --threshold"),
         (("--pooling", "mixed,median"), "--pooling median: expected mixed, max, average"),
     ],
 )

@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="training needs PyTorch")
 from training.augmentation import NOTHING
 from training.packs import Entry, Pack
 from training.recipes import default
-from training.sampling import drawn, lesion_weights, slice_chances
+from training.sampling import RIM_PIXELS, drawn, lesion_weights, slice_chances
 
 pytestmark = pytest.mark.training
 
@@ -53,3 +53,17 @@ def test_the_liver_network_may_leave_out_no_lesion_and_the_lesion_network_no_sma
     small, large = batch["weight"][0, 12, 12], batch["weight"][0, 150, 150]
     assert (float(small), float(large)) == (expected[1], expected[2])
     assert float(batch["weight"][0, 200, 30]) == 1.0
+
+
+def test_what_lies_against_the_liver_counts_more_but_not_where_the_label_may_be_off():
+    labels = np.zeros((1, 256, 256), np.uint8)
+    labels[0, 100:150, 100:150] = 1
+    hounsfield = np.full((1, 1, 256, 256), 100, np.int16)
+    pack = Pack.of(hounsfield, labels, (Entry("a", "a", "lits", True, (1.0, 1.0)),))
+    recipe = replace(default("liver"), augmentation=NOTHING, batch=1, rim_weight=5.0)
+    weight = drawn(pack, slice_chances(pack, recipe), recipe)["weight"][0]
+    inner, outer = RIM_PIXELS
+    assert weight[125, 150 : 150 + inner].tolist() == [1.0] * inner
+    assert weight[125, 150 + inner : 150 + outer].tolist() == [5.0] * (outer - inner)
+    assert weight[125, 150 + outer :].tolist() == [1.0] * (106 - outer)
+    assert torch.all(weight[100:150, 100:150] == 1.0)
