@@ -37,10 +37,10 @@ def parsed(arguments: list[str], commands: list[str], description: str | None) -
     try:
         options.recipe = recipe_of(options)
         options.pooling = poolings(options.pooling)
-        if options.peak is not None and (options.task == "liver" or options.threshold is None):
-            raise ValueError("--peak belongs to a lesion network, and beside --threshold")
     except ValueError as error:
         parser.error(str(error))
+    if options.peak is not None and (options.task == "liver" or options.threshold is None):
+        parser.error("--peak belongs to a lesion network, and beside --threshold")
     return options
 
 
