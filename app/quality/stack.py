@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -17,8 +18,9 @@ Float32 = npt.NDArray[np.float32]
 _COMPARED_HU = (-160, 240)
 #: A step between two slices, over the median of those around it. Whole scans have up to 1.25, 10 mm left out 1.7.
 MOST_STEP, _AROUND = 1.6, 4
-#: Two slices apart the difference is larger than one apart, by this at least; in a shuffled stack it is the same.
-LEAST_GROWTH, _TOO_THICK_MM = 1.25, 8.0
+#: Two slices apart the difference is larger than one apart, by this at least; in a shuffled stack it is the same. Thin
+#: slices differ by little but their noise, so that more of them are passed over.
+LEAST_GROWTH, _TOO_THICK_MM, _APART_MM = 1.25, 8.0, 2.0
 #: Fewer slices show no rule.
 _FEWEST = 12
 
@@ -46,7 +48,8 @@ def check_stack(volume: Volume, *, noisy: bool = False) -> Iterator[Finding]:
 def _order(slices: Float32, body: npt.NDArray[np.bool_], steps: Float32, slice_mm: float) -> Iterator[Finding]:
     if len(steps) < _FEWEST:
         return
-    growth = float(np.median(_differences(slices, body, 2)) / np.median(steps))
+    apart = (2, min(max(2, math.ceil(_APART_MM / slice_mm)), len(steps) // 2))
+    growth = max(float(np.median(_differences(slices, body, n))) for n in apart) / np.median(steps)
     if growth < LEAST_GROWTH and slice_mm <= _TOO_THICK_MM:
         yield warning("slices_disordered", "Slices differ from the next one as much as from those farther away.")
         return

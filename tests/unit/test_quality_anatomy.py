@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from app.quality import MEND, check_scan
 from tests.trunk import hounsfield, scan, trunk
@@ -99,6 +100,22 @@ def test_blank_slices_are_found():
 def test_shuffled_slices_are_found():
     order = np.random.default_rng(1).permutation(hounsfield().shape[2])
     assert "slices_disordered" in said_of(hounsfield()[:, :, order])
+
+
+def thin() -> np.ndarray:
+    """The trunk in slices of 0.25 mm that differ from the next by little but their noise."""
+    voxels = ndimage.zoom(hounsfield().astype(np.float32), (1, 1, 16), order=1)
+    return voxels + RNG.normal(0, 10, voxels.shape)
+
+
+def test_thin_noisy_slices_are_in_order():
+    assert said_of(thin(), (4.0, 4.0, 0.25)) == []
+
+
+def test_thin_noisy_slices_that_were_shuffled_are_found():
+    voxels = thin()
+    order = np.random.default_rng(1).permutation(voxels.shape[2])
+    assert "slices_disordered" in said_of(voxels[:, :, order], (4.0, 4.0, 0.25))
 
 
 def test_in_much_noise_nothing_is_said_about_the_order_of_slices():
