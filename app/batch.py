@@ -21,7 +21,7 @@ from app.imaging.atomic import write_text
 from app.jobs.memory import needed_for, room_bytes
 from app.lanes import in_lanes, until
 from app.overview import write_overview
-from app.scans import files_below, is_scan, said_of, stem_of
+from app.scans import NIFTI_ENDINGS, files_below, is_scan, said_of, stem_of
 from app.sheet import write_sheet
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from app.pipeline import Progress
     from app.report import Report
     from app.settings import Settings
-
-_ENDINGS = (".nii.gz", ".nii")
 
 
 @dataclass(frozen=True)
@@ -250,7 +248,7 @@ def _reference_of(scan: Path, reference: Path | None) -> Path | None:
         return reference
     stem = stem_of(scan.name)
     names = [stem, stem.replace("volume-", "segmentation-", 1)]
-    for candidate in (reference / (name + ending) for name in names for ending in _ENDINGS):
+    for candidate in (reference / (name + ending) for name in names for ending in NIFTI_ENDINGS):
         if candidate.exists():
             return candidate
     raise InvalidReference(f"The reference folder has no label file named {stem}.nii[.gz].")

@@ -27,6 +27,8 @@ HepasegError
 Anything else that is raised is a bug. `app.api.problems` alone knows status codes.
 """
 
+import errno
+
 
 class HepasegError(Exception):
     """The base of all errors above; `code` is stable and meant for programs, the message for people.
@@ -150,6 +152,10 @@ class Overloaded(HepasegError):
     def __init__(self, detail: str, retry_after_s: int = 30) -> None:
         super().__init__(detail)
         self.retry_after_s = retry_after_s
+
+
+#: What the operating system says then.
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 class StorageFull(HepasegError):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from app.errors import HepasegError, InputError, InvalidRequest, StorageFull
+from app.errors import NO_ROOM, HepasegError, InputError, InvalidRequest, StorageFull
 from app.imaging.scan import probe_scan
 
-_ENDINGS = (".nii.gz", ".nii", ".zip")
+NIFTI_ENDINGS = (".nii.gz", ".nii")
 #: What is said of files that are no scans at all: these may lie beside scans.
 _OTHER_FILES = ("unsupported_format", "empty_file", "no_dicom")
 
@@ -35,12 +34,12 @@ def is_scan(path: Path) -> bool:
 
 def stem_of(name: str) -> str:
     """A file's name without .nii, .nii.gz or .zip."""
-    return next((name.removesuffix(ending) for ending in _ENDINGS if name.endswith(ending)), name)
+    return next((name.removesuffix(ending) for ending in (*NIFTI_ENDINGS, ".zip") if name.endswith(ending)), name)
 
 
 def said_of(error: OSError, given: Iterable[Path | None], output: Path) -> HepasegError:
     """What a failed call means to whoever gave these files: one of them, or `output` where results go, is to blame."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in NO_ROOM:
         return StorageFull(f"{error.strerror}: the results could not be written to {output}.")
     if str(error.filename) in {str(path) for path in given if path is not None}:
         return InputError(f"{error.strerror}: {error.filename} could not be read.", code="unreadable_file")

@@ -21,9 +21,10 @@ class Recipe:
     `unlabelled_weight`: how much a pixel counts where lesions may hide unlabelled and none was painted.
     `lesion_weight`: how much more a lesion's pixel counts; for the liver network all alike, for the lesion network up
     to that much, the smaller the lesion the more (Shirokikh et al. 2020, here by the root of the area).
-        return Recipe(
-            "default", "liver", steps=4700, rim_weight=3.0, step_mm=3.0, augmentation=Augmentation(lesions=0.45)
-        )
+    `rim_weight`: how much more a pixel counts for the liver network where muscle, diaphragm and gall bladder lie
+    against the liver; with dark lesions counting four times, it would rather take them than leave a lesion out.
+    `step_mm`: how far apart along the scan the slices may lie that the service looks at (`app.inference.between`);
+    0: it looks at every one.
     `refine`: whether the CRF may refine what this network says; it is exported leaving out the label otherwise.
     """
 

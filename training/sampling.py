@@ -8,12 +8,11 @@ import cc3d
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from training.augmentation import augmented
 from training.packs import SINGLE_SLICES, Pack
 from training.recipes import Recipe
-from training.shown import shown
+from training.shown import shown, widened
 from training.split import DataError
 from training.synthesis import Where, disc_diameter_mm
 
@@ -57,13 +56,6 @@ def lesion_weights(labels_BHW: Tensor, pixel_mm_B: Tensor, most: float) -> Tenso
     return weight_BHW
 
 
-def grown(mask_BHW: Tensor, pixels: int) -> Tensor:
-    """The mask and what lies within a square of `pixels` around each of its own, bool (B, H, W)."""
-    return (
-        functional.max_pool2d(mask_BHW.to(torch.float32)[:, None], 2 * pixels + 1, stride=1, padding=pixels)[:, 0] > 0
-    )
-
-
 def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
     """A random augmented batch: hounsfield float32 (B, P, H, W); labels uint8, weight float32, liver bool (B, H, W).
 
@@ -81,13 +73,13 @@ def drawn(pack: Pack, chances: Tensor, recipe: Recipe) -> Examples:
     liver = labels >= 1
     if recipe.task == "lesion":
         labelled = torch.tensor([entry.lesions_labelled for entry in entries]).view(-1, 1, 1)
-        near = grown(painted, NEAR_PIXELS)
+        near = widened(painted, NEAR_PIXELS)
         seen = shown(liver, hounsfield[:, 0])
         weight = torch.where(labelled | near | ~liver, 1.0, recipe.unlabelled_weight) * (liver | seen)
         weight = weight * lesion_weights(labels, where.pixel_mm, recipe.lesion_weight)
         liver = seen
     else:
         inner, outer = RIM_PIXELS
-        rim = grown(liver, outer) & ~grown(liver, inner)
+        rim = widened(liver, outer) & ~widened(liver, inner)
         weight = torch.where(labels == 2, recipe.lesion_weight, 1.0) * torch.where(rim, recipe.rim_weight, 1.0)
     return {"hounsfield": hounsfield, "labels": labels, "weight": weight, "liver": liver}

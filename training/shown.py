@@ -39,14 +39,15 @@ def filled(liver_BHW: Tensor, tissue_BHW: Tensor, chance: float = 0.4) -> Tensor
     result = liver_BHW.clone()
     for n in (torch.rand(len(liver_BHW)) < chance).nonzero()[:, 0].tolist():
         reach = int(torch.randint(FILLED_PIXELS[0], FILLED_PIXELS[1] + 1, ()))
-        wider = _widened(liver_BHW[n].to(torch.float32), reach)
-        closed = 1.0 - _widened(1.0 - wider, reach) > 0.5
+        closed = ~widened(~widened(liver_BHW[n : n + 1], reach), reach)[0]
         result[n] |= closed & tissue_BHW[n]
     return result
 
 
-def _widened(mask_HW: Tensor, pixels: int) -> Tensor:
-    return functional.max_pool2d(mask_HW[None, None], 2 * pixels + 1, stride=1, padding=pixels)[0, 0]
+def widened(mask_BHW: Tensor, pixels: int) -> Tensor:
+    """The mask and what lies within a square of `pixels` around each of its own, bool (B, H, W)."""
+    mask_B1HW = mask_BHW.to(torch.float32)[:, None]
+    return functional.max_pool2d(mask_B1HW, 2 * pixels + 1, stride=1, padding=pixels)[:, 0] > 0
 
 
 def overflowing(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import json
 import math
@@ -25,7 +24,7 @@ from app.api.prior import keep_prior
 from app.api.problems import responses
 from app.api.upload import Upload, receive, refuse_too_long
 from app.api.views import JobBody, body_of
-from app.errors import InputError, InvalidReference, NotReady, StorageFull
+from app.errors import NO_ROOM, InputError, InvalidReference, NotReady, StorageFull
 from app.imaging.scan import ScanHeader, probe_scan
 from app.jobs.job import FINISHED, Job
 from app.jobs.store import Order
@@ -171,7 +170,7 @@ async def take_in(parts: Parts, bring: Callable[[Path], Awaitable[Upload]], key:
         upload = await bring(folder)
         return await run_in_threadpool(_enqueue, parts, folder, upload, key)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in NO_ROOM:
             raise StorageFull("There is no room left for this scan.") from None
         raise
     finally:

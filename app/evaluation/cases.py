@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from app.errors import InvalidRequest
-from app.scans import files_below, is_scan, stem_of
+from app.scans import NIFTI_ENDINGS, files_below, is_scan, stem_of
 
-_ENDINGS = (".nii.gz", ".nii")
 #: Folders of scans, and what the folder of their references beside it is called: Decathlon, nnU-Net, others.
 _FOLDERS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs", "images": "labels"}
 #: nnU-Net ends the names of its scans with the number of the channel.
@@ -100,7 +99,7 @@ def _result_of(name: str, scan: Path, results: Path) -> Path | None:
 
 
 def _named(folder: Path, stem: str) -> tuple[Path, ...]:
-    return tuple(folder / (stem + ending) for ending in _ENDINGS)
+    return tuple(folder / (stem + ending) for ending in NIFTI_ENDINGS)
 
 
 def _first(paths: Iterator[Path] | tuple[Path, ...]) -> Path | None:

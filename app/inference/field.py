@@ -116,7 +116,7 @@ class Grown:
                 if self.inside is not None:
                     mask[k] &= self.inside[k]
 
-        self._each(self._known().tolist(), decide)
+        self._each(np.flatnonzero(self._known()).tolist(), decide)
         return mask
 
     def within(self, box: Part) -> Float:
@@ -126,10 +126,11 @@ class Grown:
         ks = np.arange(len(self.between.known))[slices]
         rows, columns = self.growth.rows[to[0]], self.growth.columns[to[1]]
         probability = np.zeros((len(ks), len(rows), len(columns)), np.float32)
+        known = self._known()
 
         def grow(n: int) -> None:
             k = int(ks[n])
-            if self.between.known[k]:
+            if known[k]:
                 logit = self.growth.grown(self.between.slice_of(self.logit_shw, k), everything, tuple(to))
                 _as_probability(logit, out=probability[n])
                 if self.inside is not None:
@@ -138,10 +139,9 @@ class Grown:
         self._each(range(len(ks)), grow)
         return probability
 
-    def _known(self) -> npt.NDArray[np.intp]:
-        """The slices that may have a probability."""
-        known = self.between.known if self.inside is None else self.between.known & self.inside.any(axis=(1, 2))
-        return np.flatnonzero(known)
+    def _known(self) -> Mask:
+        """Which slices (K,) may have a probability."""
+        return self.between.known if self.inside is None else self.between.known & self.inside.any(axis=(1, 2))
 
     def _each(self, numbers: Iterable[int], do: Callable[[int], None]) -> None:
         with ThreadPoolExecutor(self.workers, "grow") as pool:

@@ -207,7 +207,7 @@ class Network:
                 self._feeds(hounsfield_kji, liver_kji, slice_mm, [looked_at[n] for n in numbers]) | no_growth,
             )[0]
         alone, size = self._context_mm is None, self.runtime.slices
-        part = slice(looked_at[0], looked_at[-1] + 1, looked_at[1] - looked_at[0] if len(looked_at) > 1 else 1)
+        part = slice(looked_at[0], looked_at[-1] + 1, self.step(slice_mm))
         stacks: Feeds = {"hounsfield": hounsfield_kji} | ({} if liver_kji is None else {"liver": liver_kji})
         if alone:
             stacks = {name: stack[part] for name, stack in stacks.items()}

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 import signal
@@ -24,7 +23,16 @@ from typing import TYPE_CHECKING
 import structlog
 from sqlalchemy.exc import OperationalError
 
-from app.errors import BrokenModel, Canceled, HepasegError, InputError, NotReady, StorageFull, StorageUnreachable
+from app.errors import (
+    NO_ROOM,
+    BrokenModel,
+    Canceled,
+    HepasegError,
+    InputError,
+    NotReady,
+    StorageFull,
+    StorageUnreachable,
+)
 from app.jobs.job import INTERNAL_ERROR, Failure, Job, Notice, Status
 from app.jobs.lease import HandedBack, Lease, Progress
 from app.jobs.liveness import OwnerLocks
@@ -48,7 +56,6 @@ _HOUSEKEEPING_S = 600.0
 _STORAGE_PAUSE_S = 5.0
 _FINISH_PAUSES_S = (0.2, 0.5, 1.0, 2.0, 4.0)
 _OUT_OF_MEMORY = ("failed to allocate", "bad_alloc", "bad allocation", "out of memory", "cudaerrormemoryallocation")
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -252,7 +259,7 @@ def _ended_by(error: Exception) -> Outcome:
         return Outcome(Status.QUEUED)
     if isinstance(error, Canceled):
         return Outcome(Status.CANCELED)
-    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+    if isinstance(error, OSError) and error.errno in NO_ROOM:
         error = StorageFull("There is no room left for the results.")
     if isinstance(error, InputError | StorageFull):
         return Outcome(Status.FAILED, Failure.of(error))

@@ -48,7 +48,7 @@ def check_stack(volume: Volume, *, noisy: bool = False) -> Iterator[Finding]:
 def _order(slices: Float32, body: npt.NDArray[np.bool_], steps: Float32, slice_mm: float) -> Iterator[Finding]:
     if len(steps) < _FEWEST:
         return
-    apart = (2, min(max(2, math.ceil(_APART_MM / slice_mm)), len(steps) // 2))
+    apart = {2, min(max(2, math.ceil(_APART_MM / slice_mm)), len(steps) // 2)}
     growth = max(float(np.median(_differences(slices, body, n))) for n in apart) / np.median(steps)
     if growth < LEAST_GROWTH and slice_mm <= _TOO_THICK_MM:
         yield warning("slices_disordered", "Slices differ from the next one as much as from those farther away.")
