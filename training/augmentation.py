@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.clefts import paint_clefts
+from training.neighbourhood import blurred
 from training.synthesis import Where, paint_lesions
 
 AIR_HU = -1024.0
@@ -45,6 +47,7 @@ class Augmentation:
     arms: float = 0.1
     coarse: float = 0.1
     lesions: float = 0.25
+    clefts: float = 0.0
 
 
 #: The four of the preprint: rotation, mirror that keeps the vertical axis, shrinking, shift.
@@ -119,18 +122,6 @@ def moved(hounsfield_BPHW: Tensor, labels_BHW: Tensor, twin_B: Tensor, how: Augm
     liver, lesion = masks[:, 0] > 0.5, masks[:, 1] > 0.5
     labels = liver.to(torch.uint8) + (liver & lesion).to(torch.uint8)
     return _planes_moved(hounsfield_BPHW, grid, twin_B), labels
-
-
-def blurred(image_BPHW: Tensor, sigma_B: Tensor) -> Tensor:
-    """Gaussian blur with its own width, in pixels, for each slice; (B, P, H, W)."""
-    count, planes, rows, columns = image_BPHW.shape
-    offset = torch.arange(-4, 5, dtype=torch.float32)
-    kernel = torch.exp(-0.5 * (offset / sigma_B.clamp(min=1e-3)[:, None]) ** 2)
-    kernel = (kernel / kernel.sum(dim=1, keepdim=True)).repeat_interleave(planes, dim=0)
-    image = functional.pad(image_BPHW.reshape(1, count * planes, rows, columns), (4, 4, 4, 4), mode="replicate")
-    image = functional.conv2d(image, kernel.view(-1, 1, 1, 9), groups=count * planes)
-    image = functional.conv2d(image, kernel.view(-1, 1, 9, 1), groups=count * planes)
-    return image.view(count, planes, rows, columns)
 
 
 def _with_arms(hounsfield: Tensor, how: Augmentation) -> Tensor:
@@ -213,13 +204,19 @@ def _field_of_view(hounsfield: Tensor, how: Augmentation) -> Tensor:
 def augmented(
     hounsfield_BPHW: Tensor, labels_BHW: Tensor, where: Where, how: Augmentation
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """A changed copy: HU float32 (B, P, H, W); labels uint8 and where lesions were painted (bool), both (B, H, W)."""
+    """A changed copy: HU float32 (B, P, H, W); labels uint8 and what was painted (bool), both (B, H, W).
+
+    Of what was painted, lesions and clefts, is known what it is, whether the source labels lesions or not.
+    """
     hounsfield, labels = moved(hounsfield_BPHW, labels_BHW, where.twin, how)
     painted = torch.zeros_like(labels, dtype=torch.bool)
     if how.gain > 0.0 or how.offset_hu > 0.0:
         hounsfield = _contrast(hounsfield, labels, how)
     if how.lesions > 0.0:
         hounsfield, labels, painted = paint_lesions(hounsfield, labels, where, how.lesions)
+    if how.clefts > 0.0:
+        hounsfield, clefts = paint_clefts(hounsfield, labels, where, how.clefts)
+        painted = painted | clefts
     if how.arms > 0.0:
         hounsfield = _with_arms(hounsfield, how)
     hounsfield = _texture(hounsfield, how)

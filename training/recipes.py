@@ -71,10 +71,11 @@ def default(task: Task = "liver") -> Recipe:
             "default", "liver", steps=4700, rim_weight=3.0, step_mm=3.0, augmentation=Augmentation(lesions=0.45)
         )
     return Recipe(
-        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=9800, step_mm=1.5,
+        "default", "lesion", window_hu=(-50.0, 240.0), batch=8, steps=14300, step_mm=1.5,
         augmentation=Augmentation(
             rotation_deg=25.0, scale=(0.75, 1.3), shift=0.06, mirror=True, liver_offset_hu=10.0,
             fatty=0.0, unenhanced=0.1, shading_hu=12.0, noise_hu=25.0, field_of_view=0.0, arms=0.0, lesions=0.5,
+            clefts=0.4,
         ),
         shares=(("spread", 0.3), ("lits", 0.6), ("phantom", 0.1), ("pairs", 0.6)),
     )  # fmt: skip

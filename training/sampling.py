@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from training.augmentation import augmented
+from training.neighbourhood import widened
 from training.packs import SINGLE_SLICES, Pack
 from training.recipes import Recipe
-from training.shown import shown, widened
+from training.shown import shown
 from training.split import DataError
 from training.synthesis import Where, disc_diameter_mm
 
 Examples = dict[str, Tensor]
-#: How far around a painted lesion an unlabelled liver counts in full, pixels.
+#: How far around what was painted an unlabelled liver counts in full, pixels.
 NEAR_PIXELS = 4
 #: What lies between so far from the liver is its rim, pixels: nearer, the label itself may be a pixel off.
 RIM_PIXELS = (2, 8)

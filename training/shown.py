@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from training.augmentation import blurred
+from training.neighbourhood import blurred, widened
 
 #: What a mistake takes in, HU: soft tissue alone, or the fat of fissures too.
 SOFT_HU, FAT_HU = -20.0, -150.0
@@ -42,12 +41,6 @@ def filled(liver_BHW: Tensor, tissue_BHW: Tensor, chance: float = 0.4) -> Tensor
         closed = ~widened(~widened(liver_BHW[n : n + 1], reach), reach)[0]
         result[n] |= closed & tissue_BHW[n]
     return result
-
-
-def widened(mask_BHW: Tensor, pixels: int) -> Tensor:
-    """The mask and what lies within a square of `pixels` around each of its own, bool (B, H, W)."""
-    mask_B1HW = mask_BHW.to(torch.float32)[:, None]
-    return functional.max_pool2d(mask_B1HW, 2 * pixels + 1, stride=1, padding=pixels)[:, 0] > 0
 
 
 def overflowing(

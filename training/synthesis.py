@@ -41,12 +41,18 @@ def disc_diameter_mm(pixels: npt.ArrayLike, pixel_mm: float) -> npt.NDArray[np.f
     return np.asarray(2.0 * np.sqrt(np.asarray(pixels) / np.pi) * pixel_mm)
 
 
-def _centres(liver_BHW: Tensor) -> tuple[Tensor, Tensor]:
-    """A random pixel of each slice's liver (row, column), (B, 1, 1) each; any pixel where there is no liver."""
-    columns = liver_BHW.shape[2]
-    chance_BN = liver_BHW.flatten(1).to(torch.float32) + 1e-9
+def pixel_drawn(mask_BHW: Tensor) -> tuple[Tensor, Tensor]:
+    """A random pixel of each slice's mask (row, column), (B, 1, 1) each; any pixel where the mask is empty."""
+    columns = mask_BHW.shape[2]
+    chance_BN = mask_BHW.flatten(1).to(torch.float32) + 1e-9
     at = torch.multinomial(chance_BN, 1).view(-1, 1, 1)
     return torch.div(at, columns, rounding_mode="floor").to(torch.float32), (at % columns).to(torch.float32)
+
+
+def log_uniform(count: int, between: tuple[float, float], skew: float = 1.0) -> Tensor:
+    """Random sizes (B, 1, 1) whose logarithms are spread evenly, or with a `skew` over 1 towards the small ones."""
+    low, high = math.log(between[0]), math.log(between[1])
+    return torch.exp(low + (high - low) * torch.rand(count, 1, 1) ** skew)
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,9 @@ class _Blob:
 
 def _blob(liver_BHW: Tensor, pixel_mm_B: Tensor) -> _Blob:
     count, rows, columns = liver_BHW.shape
-    row, column = _centres(liver_BHW)
-    low, high = math.log(DIAMETER_MM[0]), math.log(DIAMETER_MM[1])
-    diameter_mm = torch.exp(low + (high - low) * torch.rand(count) ** 1.3)
-    radius = (diameter_mm / pixel_mm_B / 2.0).clamp(1.2, 60.0).view(-1, 1, 1)
+    row, column = pixel_drawn(liver_BHW)
+    pixel_mm = pixel_mm_B.view(-1, 1, 1)
+    radius = (log_uniform(count, DIAMETER_MM, 1.3) / pixel_mm / 2.0).clamp(1.2, 60.0)
     stretch = torch.exp((torch.rand(count, 1, 1) - 0.5) * 0.8)
     angle = torch.rand(count, 1, 1) * math.pi
     y = torch.arange(rows, dtype=torch.float32).view(1, -1, 1) - row
@@ -80,7 +85,7 @@ def _blob(liver_BHW: Tensor, pixel_mm_B: Tensor) -> _Blob:
     across = (y * angle.cos() - x * angle.sin()) / (radius / stretch)
     bumps = functional.interpolate(torch.randn(count, 1, 20, 20), size=(rows, columns), mode="bicubic")[:, 0]
     flat = torch.sqrt(along**2 + across**2 + 1e-6) * (1.0 + 0.18 * bumps).clamp(0.6, 1.6)
-    radius_mm = radius * pixel_mm_B.view(-1, 1, 1)
+    radius_mm = radius * pixel_mm
     height_mm = (torch.rand(count, 1, 1) * 1.6 - 0.8) * radius_mm
     return _Blob(radius, radius_mm, height_mm, flat)
 
