@@ -73,7 +73,7 @@ def slice_gflop(task: Task) -> float:
 
 def looked_at(task: Task, slices: int, slice_mm: float) -> int:
     """How many of the slices the network looks at, as the recipe that is shipped says."""
-    return len(every(range(slices), stride(default(task).step_mm, slice_mm)))
+    return len(every(range(slices), stride(default(task).step_mm, slice_mm, slices)))
 
 
 def floor_s(shape: tuple[int, int, int], slice_mm: float, liver_slices: int, precision: str) -> dict[str, float]:

@@ -89,7 +89,7 @@ class Cascade:
             found = network.field(hounsfield, slice_mm=slice_mm, on_batch=partial(on_progress, "liver"), search=search)
             return found, largest_component(found.at_least(threshold))
 
-        search = Search.along(slice_mm * network.step(slice_mm), threshold, margin_mm)
+        search = Search.along(slice_mm * network.step(slice_mm, len(hounsfield)), threshold, margin_mm)
         found, liver = look(search)
         return (found, liver) if search.is_sure(liver, slice_mm) else look(None)
 

@@ -158,7 +158,8 @@ class Network:
         """
         if not self._grows or not hounsfield_kji.size:
             return Whole(self.run(hounsfield_kji, liver_kji, slice_mm, on_batch))
-        looked_at = every(self._wanted(len(hounsfield_kji), liver_kji), self.step(slice_mm))
+        wanted = self._wanted(len(hounsfield_kji), liver_kji)
+        looked_at = every(wanted, self.step(slice_mm, len(wanted)))
         first = self._outputs(
             [name for name, _, _ in GROWN_OUTPUTS], self._feeds(hounsfield_kji, liver_kji, slice_mm, looked_at[:1])
         )
@@ -178,10 +179,10 @@ class Network:
         between = Between.of(len(hounsfield_kji), looked_at, seen)
         return Grown(logit_shw, between, Growth(first[1], first[2]), liver_kji, self.runtime.cores)
 
-    def step(self, slice_mm: float | None) -> int:
-        """Every how many slices, so far apart, one is looked at."""
+    def step(self, slice_mm: float | None, count: int) -> int:
+        """Every how many of `count` slices, so far apart, one is looked at."""
         step_mm = self.card.step_mm
-        return 1 if slice_mm is None or step_mm is None else stride(step_mm, slice_mm)
+        return 1 if slice_mm is None or step_mm is None else stride(step_mm, slice_mm, count)
 
     def _wanted(self, count: int, liver_kji: Mask | None) -> Sequence[int]:
         """The slices that matter, at least one; in batches of one size, these lie side by side if they must."""
@@ -207,7 +208,8 @@ class Network:
                 self._feeds(hounsfield_kji, liver_kji, slice_mm, [looked_at[n] for n in numbers]) | no_growth,
             )[0]
         alone, size = self._context_mm is None, self.runtime.slices
-        part = slice(looked_at[0], looked_at[-1] + 1, self.step(slice_mm))
+        step = looked_at[1] - looked_at[0] if len(looked_at) > 1 else 1
+        part = slice(looked_at[0], looked_at[-1] + 1, step)
         stacks: Feeds = {"hounsfield": hounsfield_kji} | ({} if liver_kji is None else {"liver": liver_kji})
         if alone:
             stacks = {name: stack[part] for name, stack in stacks.items()}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.inference.between import Between, every
+from app.inference.between import FEWEST, Between, every, stride
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 40])
@@ -28,3 +28,12 @@ def test_slices_are_left_out_of_what_is_wanted_and_not_of_the_numbers_between():
     between = Between.of(12, [2, 4, 11])
     logit = np.array([2.0, 4.0, 11.0], np.float32)[:, None, None]
     assert [float(between.slice_of(logit, k)[0, 0]) for k in (0, 3, 5, 11)] == pytest.approx([2, 3, 5, 11])
+
+
+@pytest.mark.parametrize(("slice_mm", "count", "expected"), [
+    (1.0, 3 * FEWEST, 3), (0.3, 10 * FEWEST, 10), (1.1, 500, 2), (3.0, 500, 1), (5.0, 500, 1),
+    (1.0, 27, 1), (1.0, 2 * FEWEST - 1, 1), (1.0, 2 * FEWEST, 2), (0.1, 3 * FEWEST, 3), (1.0, 0, 1),
+])  # fmt: skip
+def test_slices_lie_at_most_so_far_apart_and_of_few_none_is_left_out(slice_mm, count, expected):
+    assert stride(3.0, slice_mm, count) == expected
+    assert len(every(range(count), expected)) >= min(count, FEWEST)

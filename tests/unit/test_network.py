@@ -221,7 +221,10 @@ def test_a_scan_that_is_uploaded_once_gives_the_same_in_batches_of_one_size(task
 @pytest.mark.parametrize("task", ["liver", "lesion"])
 @pytest.mark.parametrize(("slice_mm", "step"), [(0.3, 5), (0.5, 3), (0.75, 2), (0.8, 1), (2.5, 1)])
 @pytest.mark.parametrize("on", ["processor", "device"])
-def test_of_thin_slices_some_are_looked_at_and_those_between_are_interpolated(task, slice_mm, step, on, on_device):
+def test_of_thin_slices_some_are_looked_at_and_those_between_are_interpolated(
+    task, slice_mm, step, on, on_device, monkeypatch
+):
+    monkeypatch.setattr("app.inference.between.FEWEST", 3)
     hounsfield = np.random.default_rng(4).integers(0, 200, (23, 5, 7)).astype(np.int16)
     inputs = [hounsfield]
     seen = np.arange(23)

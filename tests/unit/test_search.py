@@ -37,11 +37,12 @@ def test_the_organ_and_what_is_around_it_come_out_as_if_every_slice_had_been_see
 
 @pytest.mark.parametrize("slice_mm", [0.7, 1.0, 2.5])
 @pytest.mark.parametrize(("first", "last"), [(0, 40), (10, 45), (23, 59), (0, 59), (12, 37)])
-def test_it_finds_the_same_where_not_every_slice_is_looked_at(slice_mm, first, last):
+def test_it_finds_the_same_where_not_every_slice_is_looked_at(slice_mm, first, last, monkeypatch):
+    monkeypatch.setattr("app.inference.between.FEWEST", 12)
     graph = growing_graph("liver", (50, 150), step_mm="3")
     network = Network(graph, "f" * 64, "file.onnx", "liver", Runtime(threads=2, batch=3))
     hounsfield = scan(first, last, 2, 50, 58)
-    search = Search.along(slice_mm * network.step(slice_mm), 0.4, 4.0)
+    search = Search.along(slice_mm * network.step(slice_mm, SLICES), 0.4, 4.0)
     found = network.field(hounsfield, slice_mm=slice_mm, search=search)
     whole = network.field(hounsfield, slice_mm=slice_mm)
     liver = largest_component(found.at_least(0.4))
