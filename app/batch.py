@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from app.inference.cascade import Cascade
-    from app.pipeline import Progress
+    from app.pipeline import Progress, Request
     from app.report import Report
     from app.settings import Settings
 
@@ -92,8 +92,9 @@ def find_cases(
 def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: bool = False, show: bool = False) -> int:
     """Segment each case with the same networks; returns how many failed, having said why for each.
 
-    For several cases `output/summary.json`, `.csv` and `.html` say what became of each. show: open the page in a
-    browser at the end, of one scan its sheet, of several the summary.
+    A run over several that was ended goes on where it was: what stands is not made again (`app.standing`). For several,
+    `output/summary.json`, `.csv` and `.html` say what became of each. show: open the page in a browser at the end, of
+    one scan its sheet, of several the summary.
     """
     from app.inference.cascade import Cascade
     from app.inference.manifest import load_networks
@@ -104,19 +105,20 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
     rows: dict[int, dict[str, object]] = {}
     with Bars(console, quiet=quiet) as bars:
 
-        def work(place: int, case: Case, stop: threading.Event) -> Report | HepasegError:
+        def work(place: int, case: Case, stop: threading.Event) -> _Outcome:
             title = case.name if len(cases) == 1 else f"{place + 1}/{len(cases)} {case.name}"
             with bars.bar(title) as tell:
-                return _attempt(case, cascade, settings, signer, until(stop, tell))
+                request = _request(case, settings, signer)
+                return _attempt(request, cascade, until(stop, tell), again=len(cases) == 1)
 
         def needs(case: Case) -> int:
             return needed_for(case.scan, settings.limits(), case.series_uid)
 
         with closing(in_lanes(cases, work, needs, room_bytes(settings.memory_bytes))) as ended:
-            for place, found in ended:
-                rows[place] = _row(cases[place], found)
+            for place, outcome in ended:
+                rows[place] = _row(cases[place], outcome.found)
                 with bars.aside():
-                    _tell(console, cases[place], found, quiet=quiet)
+                    _tell(console, cases[place], outcome, quiet=quiet)
     failed = sum(each["status"] == "failed" for each in rows.values())
     if len(cases) > 1:
         _write_summary(output, [rows[place] for place in sorted(rows)])
@@ -127,13 +129,29 @@ def segment_all(cases: list[Case], output: Path, settings: Settings, *, quiet: b
     return failed
 
 
-def _attempt(
-    case: Case, cascade: Cascade, settings: Settings, signer: Ed25519PrivateKey | None, tell: Progress
-) -> Report | HepasegError:
+class _Outcome(NamedTuple):
+    """What became of a case, and whether that was so before."""
+
+    found: Report | HepasegError
+    stood: bool = False
+
+
+def _attempt(request: Request, cascade: Cascade, tell: Progress, *, again: bool) -> _Outcome:
+    """again: whether to segment what was segmented before."""
+    from app.pipeline import run
+    from app.standing import standing
+
+    before = None if again else standing(request, cascade)
     try:
-        return _segment(case, cascade, settings, signer, tell)
+        request.output.parent.mkdir(parents=True, exist_ok=True)
+        found = before or run(request, cascade, tell)
+        write_sheet(request.output)
     except HepasegError as error:
-        return error
+        return _Outcome(error)
+    except OSError as error:
+        given = request.scan, request.reference, request.prior, request.prior_report
+        return _Outcome(said_of(error, given, request.output))
+    return _Outcome(found, stood=before is not None)
 
 
 def _row(case: Case, found: Report | HepasegError) -> dict[str, object]:
@@ -142,19 +160,19 @@ def _row(case: Case, found: Report | HepasegError) -> dict[str, object]:
     return {"name": case.name, "status": "succeeded", **row_of(found)}
 
 
-def _tell(console: Console, case: Case, found: Report | HepasegError, *, quiet: bool) -> None:
-    if isinstance(found, HepasegError):
-        console.print(f"{case.name}: {sentence(found)}", style="red", markup=False, soft_wrap=True)
+def _tell(console: Console, case: Case, outcome: _Outcome, *, quiet: bool) -> None:
+    if isinstance(outcome.found, HepasegError):
+        console.print(f"{case.name}: {sentence(outcome.found)}", style="red", markup=False, soft_wrap=True)
+    elif outcome.stood:
+        console.print(f"{case.name}: as before", markup=False, highlight=False, soft_wrap=True)
     elif not quiet:
-        _show(case, found)
+        _show(case, outcome.found)
 
 
-def _segment(
-    case: Case, cascade: Cascade, settings: Settings, signer: Ed25519PrivateKey | None, tell: Progress
-) -> Report:
-    from app.pipeline import Request, run
+def _request(case: Case, settings: Settings, signer: Ed25519PrivateKey | None) -> Request:
+    from app.pipeline import Request
 
-    request = Request(
+    return Request(
         case.scan,
         case.reference,
         case.output,
@@ -166,14 +184,6 @@ def _segment(
         case.prior,
         case.prior_report,
     )
-    try:
-        case.output.parent.mkdir(parents=True, exist_ok=True)
-        report = run(request, cascade, tell)
-        write_sheet(case.output)
-    except OSError as error:
-        given = case.scan, case.reference, case.prior, case.prior_report
-        raise said_of(error, given, case.output) from error
-    return report
 
 
 def _show(case: Case, report: Report) -> None:

@@ -83,6 +83,7 @@ def segment(  # noqa: PLR0913, PLR0917 - one argument for each option of the com
 
     One scan: its files go straight to the output folder; several: each gets a folder of its own there. sheet.html is a
     page for people; of several scans, summary.html is one over them. With --prior, follow_up.csv has a row per lesion.
+    A run over several that was ended goes on where it was: what its receipt still states is not made again.
     Exits with 0 if all went well, 1 if a scan failed, 2 if the command was wrong.
     """
     from app.batch import find_cases, segment_all

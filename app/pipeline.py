@@ -26,13 +26,13 @@ from app.imaging.scan import DEFAULT_LIMITS, Limits, Scan, read_labels, read_sca
 from app.imaging.volume import Segmentation
 from app.preview import write_preview
 from app.quality import Finding, Sample, check_mirrored, check_scan, check_segmentation, explained, once, require
-from app.report import Measurements, ModelReport, Report, ScanReport, Timings, lesion_instances, measure
+from app.report import Measurements, ModelReport, Report, ScanReport, Task, Timings, lesion_instances, measure
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
     from app.inference.cascade import Cascade
-    from app.inference.network import Network
+    from app.inference.manifest import Networks
     from app.inference.session import Runtime
 
 #: (stage, fraction of the whole run from 0 to 1). It may raise, which ends the run: this is how a job is canceled.
@@ -102,7 +102,7 @@ def run(request: Request, cascade: Cascade, on_progress: Progress = lambda _stag
     _clear(request)
     report = Report(
         scan=_describe(scan),
-        models={network.card.task: _identity(network) for network in cascade.networks},
+        models=identities(cascade.networks),
         liver=measured.liver,
         lesions=measured.lesions,
         lesions_split=request.split_lesions,
@@ -199,7 +199,7 @@ def _write_report(request: Request, report: Report, runtime: Runtime) -> None:
         prior_report=None if report.follow_up is None else report.follow_up.prior.report_sha256,
         networks=report.models,
         software=receipts.software(),
-        options=_options(request, runtime),
+        options=options_of(request, runtime),
         verdict=report.quality.verdict,
         findings=tuple(found.code for found in report.quality.findings),
         timings_s=report.timings_s,
@@ -211,7 +211,8 @@ def _write_report(request: Request, report: Report, runtime: Runtime) -> None:
     write_text(request.output / "report.json", text)
 
 
-def _options(request: Request, runtime: Runtime) -> receipts.Options:
+def options_of(request: Request, runtime: Runtime) -> receipts.Options:
+    """What the receipt says of how an answer was asked for."""
     return receipts.Options(
         provider=runtime.provider,
         precision=runtime.precision,
@@ -235,8 +236,12 @@ def _describe(scan: Scan) -> ScanReport:
     )
 
 
-def _identity(network: Network) -> ModelReport:
-    return ModelReport(name=network.card.name, version=network.card.version, sha256=network.sha256)
+def identities(networks: Networks) -> dict[Task, ModelReport]:
+    """Which networks these are."""
+    return {
+        network.card.task: ModelReport(name=network.card.name, version=network.card.version, sha256=network.sha256)
+        for network in networks
+    }
 
 
 def _remarks(scan: Scan, measured: Measurements) -> list[Finding]:
