@@ -194,7 +194,7 @@ def _write_report(request: Request, report: Report, runtime: Runtime) -> None:
     receipt = receipts.Receipt(
         made_at=receipts.now(),
         scan=report.scan.sha256,
-        reference=None if request.reference is None else receipts.sha256_of(request.reference),
+        reference=receipts.sum_of(request.reference),
         prior=None if report.follow_up is None else report.follow_up.prior.labels_sha256,
         prior_report=None if report.follow_up is None else report.follow_up.prior.report_sha256,
         networks=report.models,

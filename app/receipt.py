@@ -160,6 +160,11 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sum_of(path: Path | None) -> str | None:
+    """The same of a file that may not have been given; None without one."""
+    return None if path is None else sha256_of(path)
+
+
 def report_sha256(report: dict[str, Any]) -> str:
     """That of a report without its timings, in canonical form."""
     kept = {name: value for name, value in report.items() if name != "timings_s"}

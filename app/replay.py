@@ -81,17 +81,13 @@ def replay(folder: Path, given: Given, output: Path, settings: Settings, say: Sa
 def _require_same_files(was: Receipt, given: Given) -> None:
     if receipts.sha256_of(given.scan) != was.scan:
         raise InvalidRequest(f"{given.scan} is not the scan of this receipt: another SHA-256.")
-    if _sum(given.reference) != was.reference:
+    if receipts.sum_of(given.reference) != was.reference:
         need = "was made without a reference" if was.reference is None else "needs its reference: --reference"
         raise InvalidRequest(f"This answer {need}.")
-    if (_sum(given.prior), _sum(given.prior_report)) != (was.prior, was.prior_report):
+    if (receipts.sum_of(given.prior), receipts.sum_of(given.prior_report)) != (was.prior, was.prior_report):
         beside = " and the report.json beside them" if was.prior_report else ", the file alone"
         need = "was made without a prior" if was.prior is None else f"needs its prior's labels{beside}: --prior"
         raise InvalidRequest(f"This answer {need}.")
-
-
-def _sum(path: Path | None) -> str | None:
-    return None if path is None else receipts.sha256_of(path)
 
 
 def _again(was: Receipt, given: Given, output: Path, settings: Settings) -> Receipt:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import ValidationError
@@ -53,12 +52,8 @@ def _then(was: Receipt) -> _Origin:
 def _now(request: Request, cascade: Cascade) -> _Origin:
     given = (request.scan, request.reference, request.prior, request.prior_report)
     options = _without_speed(options_of(request, cascade.runtime))
-    return _Origin(tuple(map(_sum, given)), identities(cascade.networks), receipts.software(), options)
+    return _Origin(tuple(map(receipts.sum_of, given)), identities(cascade.networks), receipts.software(), options)
 
 
 def _without_speed(options: Options) -> Options:
     return options.model_copy(update={"threads": 0, "batch": 0})
-
-
-def _sum(path: Path | None) -> str | None:
-    return None if path is None else receipts.sha256_of(path)

@@ -7,15 +7,14 @@ changes from plane to plane. Shapes: B slices, P planes, H rows, W columns.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from training.neighbourhood import widened
+from training.neighbourhood import away_from_one, widened
 from training.preprocessing import PLANES_MM
-from training.synthesis import Where, log_uniform, pixel_drawn
+from training.synthesis import Where, chosen_by_round, log_uniform, turned
 
 ROUNDS = 3
 FAT_HU = (-120.0, -60.0)
@@ -52,18 +51,14 @@ class _Leaf:
 
 
 def _leaf(places_BHW: Tensor, pixel_mm_B: Tensor) -> _Leaf:
-    count, rows, columns = places_BHW.shape
-    row, column = pixel_drawn(places_BHW)
-    angle = torch.rand(count, 1, 1) * math.pi
-    y = torch.arange(rows, dtype=torch.float32).view(1, -1, 1) - row
-    x = torch.arange(columns, dtype=torch.float32).view(1, 1, -1) - column
+    count = len(places_BHW)
+    along, across = turned(*away_from_one(places_BHW))
     pixel_mm = pixel_mm_B.view(-1, 1, 1)
     length_mm = log_uniform(count, LENGTH_MM)
     width_mm = torch.minimum(log_uniform(count, WIDTH_MM), length_mm / SLENDER)
     length = length_mm / pixel_mm / 2.0
-    along = x * angle.cos() + y * angle.sin()
     bend = (torch.rand(count, 1, 1) - 0.5) / length
-    across = y * angle.cos() - x * angle.sin() + bend * along**2
+    across = across + bend * along**2
     return _Leaf(along, across, length, width_mm / pixel_mm / 2.0, (torch.rand(count, 1, 1) - 0.5) / pixel_mm)
 
 
@@ -79,15 +74,10 @@ def paint_clefts(hounsfield_BPHW: Tensor, labels_BHW: Tensor, where: Where, chan
 
     Returns the HU, and the pixels (bool) that have fat of a cleft in them.
     """
-    count, planes = hounsfield_BPHW.shape[:2]
+    planes = hounsfield_BPHW.shape[1]
     seen = torch.zeros_like(labels_BHW, dtype=torch.bool)
-    chosen = (torch.rand(count) < chance) & ((labels_BHW >= 1).flatten(1).sum(dim=1) > 60)
-    rounds = torch.randint(1, ROUNDS + 1, (count,))
     result = hounsfield_BPHW.clone()
-    for n in range(ROUNDS):
-        active = (chosen & (rounds > n)).nonzero()[:, 0]
-        if len(active) == 0:
-            continue
+    for active in chosen_by_round(labels_BHW >= 1, chance, ROUNDS):
         leaf = _leaf(_places(labels_BHW[active] >= 1), where.of(active).pixel_mm)
         low, high = FILLED
         filled = low + (high - low) * torch.rand(len(active), planes, 1, 1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from training.neighbourhood import blurred, widened
+from training.neighbourhood import away_from_one, blurred, widened
 
 #: What a mistake takes in, HU: soft tissue alone, or the fat of fissures too.
 SOFT_HU, FAT_HU = -20.0, -150.0
@@ -47,14 +47,11 @@ def overflowing(
     liver_BHW: Tensor, hounsfield_BHW: Tensor, least_hu: Tensor | float = SOFT_HU, chance: float = 0.5
 ) -> Tensor:
     """The mask with a round piece of the tissue (at least so many HU) beside it, in some slices; mostly of fluid."""
-    count, rows, columns = liver_BHW.shape
+    count = len(liver_BHW)
     soft = blurred(liver_BHW.to(torch.float32)[:, None], torch.full((count,), 2.0))[:, 0]
     edge = (soft > 0.05) & (soft < 0.5)
     fluid = (hounsfield_BHW > FLUID_HU[0]) & (hounsfield_BHW < FLUID_HU[1])
-    likely_BN = (edge * torch.where(fluid, OFTEN, 1.0)).flatten(1) + 1e-9
-    at = torch.multinomial(likely_BN, 1).view(-1, 1, 1)
-    y = torch.arange(rows).view(1, -1, 1) - torch.div(at, columns, rounding_mode="floor")
-    x = torch.arange(columns).view(1, 1, -1) - at % columns
+    y, x = away_from_one(edge * torch.where(fluid, OFTEN, 1.0))
     radius = 4.0 + 26.0 * torch.rand(count, 1, 1) ** 1.5
     happens = torch.rand(count, 1, 1) < chance
     return liver_BHW | ((x**2 + y**2 < radius**2) & (hounsfield_BHW > least_hu) & happens)

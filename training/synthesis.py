@@ -8,6 +8,7 @@ Shapes: B slices, P planes, H rows, W columns.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +17,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from training.neighbourhood import away_from_one
 from training.preprocessing import PLANES_MM, SLAB_MM
 
 ROUNDS = 4
+#: Slices with no more liver than this are not painted into.
+SMALLEST_LIVER_PIXELS = 60
 DIAMETER_MM = (4.0, 60.0)
 #: A plane is as thick as a slab: a blob is averaged over these heights in it, mm.
 HEIGHTS_MM = (-SLAB_MM, 0.0, SLAB_MM)
@@ -41,18 +45,30 @@ def disc_diameter_mm(pixels: npt.ArrayLike, pixel_mm: float) -> npt.NDArray[np.f
     return np.asarray(2.0 * np.sqrt(np.asarray(pixels) / np.pi) * pixel_mm)
 
 
-def pixel_drawn(mask_BHW: Tensor) -> tuple[Tensor, Tensor]:
-    """A random pixel of each slice's mask (row, column), (B, 1, 1) each; any pixel where the mask is empty."""
-    columns = mask_BHW.shape[2]
-    chance_BN = mask_BHW.flatten(1).to(torch.float32) + 1e-9
-    at = torch.multinomial(chance_BN, 1).view(-1, 1, 1)
-    return torch.div(at, columns, rounding_mode="floor").to(torch.float32), (at % columns).to(torch.float32)
-
-
 def log_uniform(count: int, between: tuple[float, float], skew: float = 1.0) -> Tensor:
     """Random sizes (B, 1, 1) whose logarithms are spread evenly, or with a `skew` over 1 towards the small ones."""
     low, high = math.log(between[0]), math.log(between[1])
     return torch.exp(low + (high - low) * torch.rand(count, 1, 1) ** skew)
+
+
+def turned(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same offsets along and across an axis of random direction, pixels (B, H, W) each."""
+    angle = torch.rand(len(y), 1, 1) * math.pi
+    return x * angle.cos() + y * angle.sin(), y * angle.cos() - x * angle.sin()
+
+
+def chosen_by_round(liver_BHW: Tensor, chance: float, most: int) -> Iterator[Tensor]:
+    """For each of `most` rounds the slices that are painted into, their numbers (n,); a round without any is left out.
+
+    A slice is chosen with this chance, if there is liver in it, and has one to `most` rounds.
+    """
+    count = len(liver_BHW)
+    chosen = (torch.rand(count) < chance) & (liver_BHW.flatten(1).sum(dim=1) > SMALLEST_LIVER_PIXELS)
+    rounds = torch.randint(1, most + 1, (count,))
+    for n in range(most):
+        active = (chosen & (rounds > n)).nonzero()[:, 0]
+        if len(active):
+            yield active
 
 
 @dataclass(frozen=True)
@@ -74,15 +90,12 @@ class _Blob:
 
 def _blob(liver_BHW: Tensor, pixel_mm_B: Tensor) -> _Blob:
     count, rows, columns = liver_BHW.shape
-    row, column = pixel_drawn(liver_BHW)
+    y, x = away_from_one(liver_BHW)
     pixel_mm = pixel_mm_B.view(-1, 1, 1)
     radius = (log_uniform(count, DIAMETER_MM, 1.3) / pixel_mm / 2.0).clamp(1.2, 60.0)
     stretch = torch.exp((torch.rand(count, 1, 1) - 0.5) * 0.8)
-    angle = torch.rand(count, 1, 1) * math.pi
-    y = torch.arange(rows, dtype=torch.float32).view(1, -1, 1) - row
-    x = torch.arange(columns, dtype=torch.float32).view(1, 1, -1) - column
-    along = (x * angle.cos() + y * angle.sin()) / (radius * stretch)
-    across = (y * angle.cos() - x * angle.sin()) / (radius / stretch)
+    along, across = turned(y, x)
+    along, across = along / (radius * stretch), across / (radius / stretch)
     bumps = functional.interpolate(torch.randn(count, 1, 20, 20), size=(rows, columns), mode="bicubic")[:, 0]
     flat = torch.sqrt(along**2 + across**2 + 1e-6) * (1.0 + 0.18 * bumps).clamp(0.6, 1.6)
     radius_mm = radius * pixel_mm
@@ -122,15 +135,10 @@ def paint_lesions(
 
     Returns the HU, the labels with 2 where a lesion was painted, and the painted pixels (bool).
     """
-    count, planes = hounsfield_BPHW.shape[:2]
+    planes = hounsfield_BPHW.shape[1]
     liver = labels_BHW >= 1
     painted = torch.zeros_like(liver)
-    chosen = (torch.rand(count) < chance) & (liver.flatten(1).sum(dim=1) > 60)
-    rounds = torch.randint(1, ROUNDS + 1, (count,))
-    for n in range(ROUNDS):
-        active = (chosen & (rounds > n)).nonzero()[:, 0]
-        if len(active) == 0:
-            continue
+    for active in chosen_by_round(liver, chance, ROUNDS):
         blob, looks = _blob(liver[active], where.of(active).pixel_mm), _looks(len(active))
         change = torch.stack([
             torch.stack([looks.change_hu(blob, plane_mm + z_mm) for z_mm in HEIGHTS_MM]).mean(dim=0)

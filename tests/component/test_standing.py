@@ -100,7 +100,7 @@ def _a_result_is_missing(root):
     (root / "out/b/c/preview.png").unlink()
 
 
-def _the_report_is_missing(root):
+def _the_receipt_is_missing(root):
     (root / "out/b/c/receipt.json").unlink()
 
 
@@ -113,7 +113,7 @@ def _it_was_made_by_other_code(root):
 
 @pytest.mark.parametrize(
     "change",
-    [_another_scan, _a_result_was_changed, _a_result_is_missing, _the_report_is_missing, _it_was_made_by_other_code],
+    [_another_scan, _a_result_was_changed, _a_result_is_missing, _the_receipt_is_missing, _it_was_made_by_other_code],
 )
 def test_a_scan_is_segmented_again_where_anything_about_it_changed(done, change):
     change(done)
